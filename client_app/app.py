@@ -1,0 +1,158 @@
+"""The hospital's side: profile the site folder, train on it, measure on it.
+
+A message is answered from this site's folder alone. What goes back passes
+:mod:`fedkim_core.exchange`; when anything fails, the server learns the kind of error and nothing
+else, and the text stays in the site's own log.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from client_app import training
+from client_app.privacy import protect
+from fedkim_core import exchange, guard
+from fedkim_core.config import Config, compose, split_overrides
+from fedkim_core.data.examples import Example
+from fedkim_core.data.network import Network, locate
+from fedkim_core.data.site import Site, load_examples
+from fedkim_core.errors import UserError
+from fedkim_core.exchange import Contract, KnowledgeUpdate, SiteProfile
+from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.seeds import generator, seeded
+
+guard.check_origin(__file__)
+app = ClientApp()
+log = logging.getLogger("fedkim.site")
+SITE_ERROR = 100
+"""Error code of a site that could not answer."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A site that is ready to answer; kept for the life of the process."""
+
+    config: Config
+    site: Site
+    extractor: KnowledgeExtractor
+    contract: Contract
+    examples: dict[str, list[Example]]
+    """By split."""
+
+    @property
+    def name(self) -> str:
+        return self.site.card.name
+
+
+@cache
+def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workplace:
+    """Read the site folder and build the extractor.
+
+    Args:
+        overrides: the run's overrides, as one string.
+        folder: the site folder; None in a simulation, where ``partition`` picks one.
+        partition: index into the network's site folders.
+    """
+    config = compose(split_overrides(overrides))
+    if folder is None:
+        folders = Network(locate(config.data, config.seed)).sites
+        if partition >= len(folders):
+            raise UserError(f"node {partition} has no site folder: there are {len(folders)}")
+        folder = folders[partition]
+    site = Site.open(folder)
+    trained = {name: card for name, card in config.cards().items() if card.role == "train"}
+    examples = {
+        split: load_examples(
+            site, split=split, cards=trained, image_size=config.data.image_size
+        )
+        for split in ("train", "validation")
+    }
+    with seeded(config.seed, "extractor"):
+        extractor = KnowledgeExtractor(config, config.cards())
+    return Workplace(config, site, extractor, Contract.of(extractor), examples)
+
+
+Answer = Callable[[Workplace, Message], RecordDict]
+
+
+def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
+    @wraps(answer)
+    def handler(message: Message, context: Context) -> Message:
+        try:
+            # Before anything else: other code must not touch the data.
+            guard.require_digest(exchange.decode_instructions(message.content).code)
+            data = context.node_config.get("data-dir")
+            workplace = open_workplace(
+                str(context.run_config.get("overrides", "")),
+                Path(str(data)) if data else None,
+                int(str(context.node_config.get("partition-id", 0))),
+            )
+            return Message(answer(workplace, message), reply_to=message)
+        except Exception as error:
+            # A traceback can quote a record, and Flower would send it to the server.
+            if isinstance(error, UserError):
+                log.error("%s", error)
+            else:
+                log.exception("this site could not answer %s", message.metadata.message_type)
+            return Message(Error(SITE_ERROR, type(error).__name__), reply_to=message)
+
+    return handler
+
+
+@app.query()
+@_answering
+def profile(workplace: Workplace, message: Message) -> RecordDict:
+    """Names and counts: what this site could train on."""
+    examples = workplace.examples["train"]
+    counts: dict[str, int] = {}
+    for example in examples:
+        counts[example.task] = counts.get(example.task, 0) + 1
+    modalities = {name for example in examples for name in example.features}
+    described = SiteProfile(workplace.name, counts, tuple(sorted(modalities)))
+    return exchange.encode_profile(described, workplace.contract)
+
+
+@app.train()
+@_answering
+def train(workplace: Workplace, message: Message) -> RecordDict:
+    """Load the extractor that was sent, train it, and send back the modules that were trained."""
+    config, extractor = workplace.config, workplace.extractor
+    received, instructions = exchange.decode_model(message.content, workplace.contract)
+    if not workplace.examples["train"]:
+        raise UserError(f"{workplace.site.folder}: no training example of this run's tasks")
+    extractor.load_arrays(received)
+    result = training.train(
+        extractor,
+        workplace.examples["train"],
+        config.strategy,
+        seed=config.seed,
+        site=workplace.name,
+        round=instructions.round,
+    )
+    noise = generator(config.seed, "noise", workplace.name, instructions.round)
+    update = KnowledgeUpdate(
+        site=workplace.name,
+        arrays=protect(extractor.arrays(result.examples), received, config.privacy, noise),
+        examples=result.examples,
+        metrics=result.metrics,
+    )
+    return exchange.encode_update(update, workplace.contract)
+
+
+@app.evaluate()
+@_answering
+def evaluate(workplace: Workplace, message: Message) -> RecordDict:
+    """Measure the extractor that was sent on this site's validation patients."""
+    received, _ = exchange.decode_model(message.content, workplace.contract)
+    workplace.extractor.load_arrays(received)
+    metrics = training.validate(
+        workplace.extractor,
+        workplace.examples["validation"],
+        workplace.config.evaluation.batch_size,
+    )
+    return exchange.encode_metrics(workplace.name, metrics, workplace.contract)

@@ -1,0 +1,247 @@
+"""The ``fedkim`` command. Every import that costs time waits until its command runs."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedkim_core import __version__
+from fedkim_core.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+USER_ERROR = 2
+
+app = typer.Typer(
+    name="fedkim",
+    help="Federated knowledge injection for medical foundation models.\n\n"
+    "Start with `fedkim run`: five synthetic hospitals teach a foundation model what they know, "
+    "without sharing a record, and a page says what it learned.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Entry point: a mistake that the user can mend is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedkim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself; the text stands where ``app`` is made."""
+
+
+@app.command(no_args_is_help=False)
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings to change. A group picks a file of conf/ (strategy=fedprox), a key "
+            "changes one value (rounds=5, injector.experts=4), a list stands in brackets.",
+        ),
+    ] = None,
+) -> None:
+    """Train, inject, evaluate: a whole federation on this machine.
+
+    Without settings: five synthetic hospitals, three rounds, the bundled foundation model.
+    Results go to `outputs/<time>/`: `summary.json`, `report.html`, `metrics.jsonl`, checkpoints
+    and `run.log`.
+
+    Examples:
+
+        fedkim run
+
+        fedkim run strategy=fedprox rounds=5 seed=1
+
+        fedkim run tasks=[ecg_abnormal] data=folder data.root=/data/ptbxl
+
+        fedkim run foundation=huggingface foundation.model=/models/my-llm
+
+        fedkim run injector=lora output=/results/one-lora
+
+    Every group and file lies in conf/, every key is explained in fedkim_core/config.py. A wrong
+    name or value is refused before anything starts.
+
+    Exit code: 0 completed, 1 failed (the reason, and where the log is), 2 a setting, a file or
+    the machine needs your hand, 130 stopped by Ctrl-C.
+    """
+    require("transformers", "peft", "ray")
+    from fedkim_core.runner import run as run_federation
+
+    raise typer.Exit(run_federation(overrides or [], console=_console()))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="New folder for the hospitals and the server's sets.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same patients.")] = 0,
+    sites: Annotated[int, typer.Option(min=1, help="Hospitals.")] = 5,
+    patients: Annotated[int, typer.Option(min=10, help="Patients of each hospital.")] = 400,
+    public_patients: Annotated[int, typer.Option(min=1, help="In the public set.")] = 200,
+    validation_patients: Annotated[int, typer.Option(min=1, help="In the validation set.")] = 150,
+    test_patients: Annotated[int, typer.Option(min=1, help="In the test set.")] = 300,
+) -> None:
+    """Write synthetic hospitals as site folders.
+
+    No real patient is in them. The result is what `fedkim run` makes for itself on first use;
+    write it out to look at the format, or to start your own experiment from.
+
+    Example:
+
+        fedkim simulate --out hospitals --sites 3 --patients 100
+
+        fedkim run data=folder data.root=hospitals
+    """
+    from fedkim_core.data.simulate import simulate_network
+
+    with _progress() as progress:
+        simulate_network(
+            out,
+            seed=seed,
+            sites=sites,
+            patients=patients,
+            public_patients=public_patients,
+            validation_patients=validation_patients,
+            test_patients=test_patients,
+            progress=progress,
+        )
+    typer.echo(f"{out}: {sites} synthetic hospitals, public, validation and test set")
+
+
+@app.command("check-site")
+def check_site(
+    folder: Annotated[Path, typer.Argument(help="A site folder, with its site.yaml.")],
+) -> None:
+    """Check a site folder and print every fault, or what is in it.
+
+    A fault names file, row and rule; no patient value is printed. Exit code 2 if there is one.
+    """
+    from fedkim_core.data.site import Site
+    from fedkim_core.data.site import check_site as faults_of
+
+    faults = faults_of(folder)
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise UserError(f"{folder}: {len(faults)} fault{'s' if len(faults) > 1 else ''}")
+    site = Site.open(folder)
+    kind = "synthetic" if site.card.synthetic else "not synthetic"
+    patients = site.examples["patient_id"].n_unique()
+    typer.echo(f"{folder}: {site.card.name}, {kind}, {patients} patients")
+    counts = site.examples.group_by("task", "split").len().sort("task", "split")
+    for task, split, number in counts.iter_rows():
+        typer.echo(f"  {task} {split}: {number}")
+
+
+@app.command()
+def prepare(
+    name: Annotated[str | None, typer.Argument(help="Which data set; see --list.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="The data set, as its owner ships it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the site folders.")] = None,
+    sites: Annotated[int, typer.Option(min=1, help="Hospitals to divide it into.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division, by patient.")] = 0,
+    show: Annotated[
+        bool, typer.Option("--list", help="Show the data sets that are known.")
+    ] = False,
+) -> None:
+    """Turn a public data set into site folders.
+
+    Example:
+
+        fedkim prepare ptbxl --source ptb-xl-1.0.3 --out ecg --sites 3
+
+        fedkim run data=folder data.root=ecg tasks=[ecg_abnormal]
+    """
+    from fedkim_core.data.adapters import available
+
+    adapters = available()
+    if show:
+        for known, adapter in adapters.items():
+            typer.echo(f"{known}: {', '.join(adapter.TASKS)}; {adapter.LICENCE}; {adapter.OBTAIN}")
+        return
+    if name not in adapters:
+        raise UserError(f"data set {name or '(none)'}: unknown; one of {', '.join(adapters)}")
+    if source is None or out is None:
+        raise UserError(f"prepare {name}: needs --source and --out; see fedkim prepare --help")
+    with _progress() as progress:
+        adapters[name].prepare(source, out, sites=sites, seed=seed, progress=progress)
+    typer.echo(f"{out}: {sites} site folders, public, validation and test set")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+) -> None:
+    """Ask the model of a finished run again, from its last checkpoint.
+
+    Writes `evaluation-<split>.json` into the run folder. Needs the extra `server`.
+    """
+    # The one place where fedkim_core reaches for the server's code, by name and at run time: a
+    # hospital's installation has this command without having what it needs.
+    require("transformers", "peft")
+    server = importlib.import_module("server_app.run")
+    typer.echo(str(server.evaluate_run(folder, split)))
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+) -> None:
+    """Write the report page of a run folder again."""
+    from fedkim_core.report import write_report
+
+    typer.echo(str(write_report(folder)))
+
+
+def require(*modules: str) -> None:
+    """Refuse a command whose optional packages are not installed.
+
+    Raises:
+        UserError: names the package and how to install it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"{module} is not installed; install 'fedkim[server,simulation]'")
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    from fedkim_core.view import PrepareView
+
+    with PrepareView(_console()) as view:
+        yield view
+
+
+if __name__ == "__main__":
+    main()

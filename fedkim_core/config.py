@@ -1,0 +1,315 @@
+"""The configuration: what may be set, of which type and range, and how overrides become it.
+
+Both sides of a federation call :func:`compose` with the same overrides and get the same
+configuration; nothing else is shared. The YAML files in ``conf`` hold the values, this file says
+what they mean.
+"""
+
+import difflib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedkim_core.errors import UserError
+from fedkim_core.paths import CONF
+from fedkim_core.tasks import TaskCard, load_tasks
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+
+class DataConfig(_Section):
+    """Where the site folders are."""
+
+    name: str
+    kind: Literal["synthetic", "folder"]
+    root: str | None = None
+    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``."""
+    sites: Positive = 5
+    """Synthetic data only: how many hospitals, and how many patients each."""
+    patients: Annotated[int, Field(ge=10)] = 400
+    public_patients: Annotated[int, Field(ge=1)] = 200
+    validation_patients: Annotated[int, Field(ge=1)] = 150
+    test_patients: Annotated[int, Field(ge=1)] = 300
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 64
+    """Images are resized to this many pixels a side when they are read."""
+
+
+class EncoderConfig(BaseModel):
+    """Which encoder (a file in ``models/encoders``) and its own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EncodersConfig(_Section):
+    image: EncoderConfig
+    signal: EncoderConfig
+    table: EncoderConfig
+
+
+class ExtractorConfig(_Section):
+    """The knowledge extractor: what trains at the sites and travels."""
+
+    name: str
+    width: Annotated[int, Field(ge=8, le=4096)]
+    """Width of a token."""
+    tokens: Annotated[int, Field(ge=1, le=8)]
+    """Tokens per modality that the foundation model sees."""
+    encoders: EncodersConfig
+    head_hidden: Positive
+    dropout: Probability
+
+
+class FoundationConfig(_Section):
+    """The frozen foundation model."""
+
+    name: str
+    source: Literal["bundled", "huggingface", "tiny"]
+    model: str | None = None
+    """Folder or Hugging Face name, for ``source: huggingface``."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the frozen layers; auto: bfloat16 where the processor has it."""
+    device: str = "auto"
+
+    @model_validator(mode="after")
+    def _has_model(self) -> "FoundationConfig":
+        if self.source == "huggingface" and not self.model:
+            raise ValueError("source huggingface needs foundation.model, a folder or a name")
+        return self
+
+
+class GateConfig(_Section):
+    width: Positive
+    """d_k of the attention over descriptions."""
+    normalise: bool
+    """Layer norm on the two descriptions. Without it the gate stays uniform."""
+    learning_rate: Rate
+    mutual_information: NonNegative
+    """Weight of I(task; expert) over the trained tasks, added to what is maximised."""
+
+
+class InjectorConfig(_Section):
+    """The knowledge injector on the server."""
+
+    name: str
+    experts: Annotated[int, Field(ge=0, le=256)]
+    """P. 0: no adapter (FedPlug); 1: one plain LoRA (FedPlug_L)."""
+    rank: Positive
+    """r of one expert."""
+    alpha: Annotated[float, Field(gt=0)]
+    """lora_alpha; the experts' output is scaled by alpha / rank."""
+    dropout: Probability
+    targets: str | tuple[str, ...]
+    """``all-linear`` or the names of the linear layers to adapt."""
+    learning_rate: Rate
+    """Of the experts."""
+    feature_learning_rate: Rate
+    """Of the connectors and encoders."""
+    gate: GateConfig
+    steps: Count
+    """Optimiser steps per round."""
+    batch_size: Positive
+    weight_decay: NonNegative
+    warmup: Probability
+    """Share of the run's steps over which the learning rate rises."""
+    clip_norm: Annotated[float, Field(gt=0)]
+    train_encoders: bool
+
+
+class StrategyConfig(_Section):
+    """What a round is: who trains, how long, and how the updates become one model."""
+
+    name: str
+    aggregation: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """A function of fedkim_core/aggregation.py."""
+    proximal_mu: NonNegative
+    fraction: Rate
+    """Share of the sites sampled in a round."""
+    local_epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    weight_decay: NonNegative
+    clip_norm: Annotated[float, Field(gt=0)]
+    class_balance: bool
+    """Weigh the rarer answer of each task up, at most tenfold."""
+    minimum_sites: Positive
+    """Sites that must be connected before the first round."""
+    reply_timeout: Annotated[float, Field(gt=0)]
+    """Seconds to wait for the sites of a round."""
+
+
+class PrivacyConfig(_Section):
+    """What a site does to its update before sending."""
+
+    name: str
+    clip_norm: Annotated[float, Field(gt=0)] | None
+    noise_multiplier: NonNegative
+
+    @model_validator(mode="after")
+    def _noise_needs_clip(self) -> "PrivacyConfig":
+        if self.noise_multiplier and self.clip_norm is None:
+            raise ValueError("noise_multiplier needs privacy.clip_norm")
+        return self
+
+
+class EvaluationConfig(_Section):
+    batch_size: Positive
+    bootstrap: Count
+    """Resamples (by patient) for the 95 % intervals."""
+    max_new_tokens: Positive
+
+
+class Config(_Section):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    rounds: Positive
+    tasks: Literal["all"] | tuple[str, ...]
+    output: str | None
+    """The run folder; default ``outputs/<time>``."""
+    data: DataConfig
+    extractor: ExtractorConfig
+    foundation: FoundationConfig
+    injector: InjectorConfig
+    strategy: StrategyConfig
+    privacy: PrivacyConfig
+    evaluation: EvaluationConfig
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "Config":
+        known = load_tasks()
+        for name in () if self.tasks == "all" else self.tasks:
+            if name not in known:
+                raise ValueError(f"unknown task {name!r}; known: {', '.join(known)}")
+        if not any(card.role == "train" for card in self.cards().values()):
+            raise ValueError("tasks: none of them is a trained task, nothing would be learned")
+        return self
+
+    def cards(self) -> dict[str, TaskCard]:
+        """The task cards of this run, trained tasks first."""
+        known = load_tasks()
+        return {n: c for n, c in known.items() if self.tasks == "all" or n in self.tasks}
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def split_overrides(text: str) -> list[str]:
+    """The run-config key ``overrides`` is one string; quote as in a shell."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"overrides={text!r}: {error}") from error
+
+
+def compose(overrides: Sequence[str] = ()) -> Config:
+    """Compose ``conf/config.yaml`` with Hydra overrides and check the result.
+
+    Raises:
+        UserError: names every wrong key with its value and what is allowed.
+    """
+    _check_groups(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(overrides))
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_hydra_message(error)) from error
+    if isinstance(values, dict):
+        values.pop("experiment", None)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_schema_message(error)) from error
+
+
+def _check_groups(overrides: Sequence[str]) -> None:
+    """Name the choices when ``group=choice`` picks a file that is not there."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(f"cannot read override: {str(error).splitlines()[0]}") from error
+    for override in parsed:
+        folder = CONF / override.key_or_group
+        value = override.value()
+        if override.key_or_group == "task":
+            raise UserError(f"task={value}: select tasks with tasks=[name,...]")
+        if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
+            choices = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            raise UserError(f"{override.key_or_group}={value}: unknown; one of {choices}")
+
+
+def _hydra_message(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    text = " ".join(str(error).split())
+    if "Could not override" in text or "not in struct" in text:
+        name = text.split("'")[1] if "'" in text else str(key)
+        close = difflib.get_close_matches(name, _known_keys(), n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        return f"{name}: no such setting{hint}"
+    if "Missing mandatory value" in text:
+        return f"{key}: must be given, e.g. {key}=..."
+    return text
+
+
+def _known_keys() -> list[str]:
+    def walk(model: type[BaseModel], prefix: str) -> list[str]:
+        keys = []
+        for name, field in model.model_fields.items():
+            keys.append(prefix + name)
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                keys += walk(field.annotation, f"{prefix}{name}.")
+        return keys
+
+    return walk(Config, "")
+
+
+def _schema_message(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        value = "" if isinstance(fault["input"], dict | BaseModel) else f"={fault['input']!r}"
+        if fault["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.4)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{key}{value}: no such setting{hint}")
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}{value}: {message[:1].lower()}{message[1:]}".lstrip(": "))
+    return "; ".join(dict.fromkeys(lines))
+
+
+def save(config: Config, folder: Path) -> None:
+    """Write the resolved configuration to ``folder/config.yaml``."""
+    (folder / "config.yaml").write_text(config.to_yaml())
+
+
+def load(folder: Path) -> Config:
+    """Read the configuration that :func:`save` wrote."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; is {folder} a run folder?")
+    return Config.model_validate(OmegaConf.to_container(OmegaConf.load(path)))

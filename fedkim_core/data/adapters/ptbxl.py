@@ -1,0 +1,157 @@
+"""PTB-XL: 21,799 clinical twelve-lead electrocardiograms of 18,869 patients.
+
+Wagner P, Strodthoff N, Bousseljot R-D, et al. PTB-XL, a large publicly available
+electrocardiography dataset. Scientific Data 7:154 (2020), doi:10.1038/s41597-020-0495-6.
+
+Labels:
+
+- ``ecg_abnormal`` is "no" if and only if the likelihood of the SCP code NORM is above 50
+  (METHOD.md, section 2). A record with NORM at exactly 50 is abnormal.
+- ``ectopic_beats`` is "yes" if and only if the column ``extra_beats`` is filled: a cardiologist's
+  free note of extrasystoles, such as "ES", "VES" or "1ES" (extrasystole, ventricular
+  extrasystole, one extrasystole). An empty note means that none were noted.
+"""
+
+import ast
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fedkim_core.data.decode import read_signal
+from fedkim_core.data.prepare import LazyMapping, Progress, SourceData, write_network
+from fedkim_core.errors import UserError
+from fedkim_core.modalities import load_modalities
+
+NAME = "ptbxl"
+MODALITIES = ("signal",)
+TASKS = ("ecg_abnormal", "ectopic_beats")
+LICENCE = "CC BY 4.0"
+OBTAIN = (
+    "PTB-XL 1.0.3 from https://physionet.org/content/ptb-xl/1.0.3/ (records100, "
+    "ptbxl_database.csv and scp_statements.csv are enough)"
+)
+NORMAL_ABOVE = 50.0
+
+_DATABASE, _STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
+_COLUMNS = ("ecg_id", "patient_id", "scp_codes", "extra_beats", "filename_lr")
+
+
+def prepare(
+    source: Path, out: Path, *, sites: int, seed: int, progress: Progress | None = None
+) -> None:
+    """Turn a PTB-XL folder into a network folder; see :class:`..adapters.Adapter`.
+
+    Records of ``ptbxl_database.csv`` without a waveform in ``records100`` are left out and listed.
+    """
+    write_network(read(source), out, sites=sites, seed=seed, progress=progress)
+
+
+def read(source: Path) -> SourceData:
+    """Read the tables of PTB-XL; waveforms are read when they are written.
+
+    Raises:
+        UserError: names the file, the row and the rule that it breaks.
+    """
+    codes = _known_codes(source)
+    rows: list[dict[str, str]] = []
+    waveforms: dict[str, Path] = {}
+    left_out: list[tuple[str, str]] = []
+    strata: dict[str, tuple[bool, bool]] = {}
+    seen: set[int] = set()
+    for where, record in _records(source):
+        ecg, patient = _number(record, "ecg_id", where), _number(record, "patient_id", where)
+        if ecg in seen:
+            raise UserError(f"{where}: ecg_id is not unique")
+        seen.add(ecg)
+        abnormal = _is_abnormal(record["scp_codes"], codes, where)
+        ectopic = bool(record["extra_beats"].strip())
+        path = source / record["filename_lr"]
+        if not all(path.with_name(path.name + end).is_file() for end in (".hea", ".dat")):
+            left_out.append((record["filename_lr"], "waveform file is missing"))
+            continue
+        owner, reference = f"ptbxl-{patient:05d}", f"signals/{ecg:05d}"
+        waveforms[reference] = path
+        before = strata.get(owner, (False, False))
+        strata[owner] = (before[0] or abnormal, before[1] or ectopic)
+        for task, answer in zip(TASKS, (abnormal, ectopic), strict=True):
+            rows.append(
+                {
+                    "example_id": f"ptbxl-{ecg:05d}-{task}",
+                    "patient_id": owner,
+                    "task": task,
+                    "answer": "yes" if answer else "no",
+                    "signal": reference,
+                }
+            )
+    if not rows:
+        raise UserError(f"{source}: no waveform of {_DATABASE} is there; obtain {OBTAIN}")
+    return SourceData(
+        name=NAME,
+        licence=LICENCE,
+        note="PTB-XL, Wagner et al. 2020, doi:10.13026/kfzx-aw45; real, de-identified patients",
+        examples=pl.DataFrame(rows),
+        strata=strata,
+        signals=LazyMapping(waveforms, _waveform),
+        left_out=left_out,
+    )
+
+
+def _waveform(path: Path) -> NDArray[np.float32]:
+    return read_signal(path, load_modalities()["signal"]).T
+
+
+def _open(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Rows of a CSV file with "file:row" of each; the header is row 1."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            absent = [name for name in columns if name not in (reader.fieldnames or ())]
+            if absent:
+                raise UserError(f"{path}: column {absent[0]!r} is missing; obtain {OBTAIN}")
+            for number, row in enumerate(reader, start=2):
+                if any(row[name] is None for name in columns):
+                    raise UserError(f"{path}:{number}: the row has too few columns")
+                yield f"{path}:{number}", row
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: file is missing; obtain {OBTAIN}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({type(error).__name__})") from error
+
+
+def _records(source: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    return _open(source / _DATABASE, _COLUMNS)
+
+
+def _known_codes(source: Path) -> set[str]:
+    """The SCP codes, first column of ``scp_statements.csv`` (its header cell is empty)."""
+    codes = {row[""] for _, row in _open(source / _STATEMENTS, ("",))}
+    if "NORM" not in codes:
+        raise UserError(f"{source / _STATEMENTS}: the code NORM is missing; obtain {OBTAIN}")
+    return codes
+
+
+def _number(record: dict[str, str], column: str, where: str) -> int:
+    try:
+        value = float(record[column])  # patient_id is written as 15709.0
+        if value != int(value) or value < 0:
+            raise ValueError
+        return int(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: {column} is not a whole number") from error
+
+
+def _is_abnormal(text: str, codes: set[str], where: str) -> bool:
+    """The rule for ``ecg_abnormal`` on a cell such as ``{'NORM': 80.0, 'SR': 0.0}``."""
+    try:
+        likelihoods = {str(code): float(value) for code, value in ast.literal_eval(text).items()}
+    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError) as bad:
+        raise UserError(f"{where}: scp_codes is not a table of codes and likelihoods") from bad
+    if not set(likelihoods) <= codes:
+        raise UserError(f"{where}: scp_codes has a code that {_STATEMENTS} does not list")
+    if not all(0 <= value <= 100 for value in likelihoods.values()):
+        raise UserError(f"{where}: scp_codes has a likelihood outside 0..100")
+    return not likelihoods.get("NORM", 0.0) > NORMAL_ABOVE

@@ -1,0 +1,186 @@
+"""Files of a site folder become arrays of the shapes in :mod:`fedkim_core.modalities`."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedkim_core.data.wfdb16 import read_record
+from fedkim_core.errors import UserError
+from fedkim_core.modalities import Modality, load_modalities
+
+Array = NDArray[np.float32]
+_TO_MILLIVOLT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
+
+
+def read_image(path: Path, size: int) -> Array:
+    """Read a PNG or DICOM image as ``[1, size, size]``, 0..1, bone bright.
+
+    Colour becomes grey. DICOM: modality and VOI transforms are applied, MONOCHROME1 is inverted;
+    without a window the full range of the stored bits is 0..1. The image is resized by exact area
+    averages (linear when enlarged), each side on its own, so widths keep their ratios.
+
+    Raises:
+        UserError: the file cannot be decoded or holds values that are not finite.
+    """
+    try:
+        grey = _read_dicom(path) if path.suffix.lower() == ".dcm" else _read_png(path)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        raise UserError(f"{path}: not a readable image ({type(error).__name__})") from error
+    if not np.isfinite(grey).all():
+        raise UserError(f"{path}: the image holds values that are not finite numbers")
+    rows, columns = grey.shape
+    return (_weights(rows, size) @ grey @ _weights(columns, size).T).clip(0, 1)[None]
+
+
+@cache
+def _weights(pixels: int, size: int) -> Array:
+    """``[size, pixels]``: how much each old pixel counts in each new one; rows add up to 1."""
+    scale, old = pixels / size, np.arange(pixels)
+    new = np.arange(size)[:, None]
+    if pixels >= size:
+        overlap = np.minimum((new + 1) * scale, old + 1) - np.maximum(new * scale, old)
+        return np.asarray(overlap.clip(0) / scale, dtype=np.float32)
+    centre = ((new + 0.5) * scale - 0.5).clip(0, pixels - 1)
+    return np.asarray((1 - np.abs(centre - old)).clip(0), dtype=np.float32)
+
+
+def _read_png(path: Path) -> Array:
+    with Image.open(path, formats=["PNG"]) as image:
+        image.load()
+        if image.mode.startswith("I"):
+            return np.asarray(image).astype(np.float32) / np.float32(65535)
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+
+
+def _read_dicom(path: Path) -> Array:
+    import pydicom
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote the element's value, which may be a patient's
+        ds: Any = pydicom.dcmread(path)
+        pixels = ds.pixel_array
+    if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.SamplesPerPixel) == 3:
+        full = 2.0 ** int(ds.BitsStored) - 1
+        return np.asarray((pixels @ _LUMA) / full, dtype=np.float32)
+    if pixels.ndim != 2:
+        raise UserError(f"{path}: a DICOM image must hold one frame, got {list(pixels.shape)}")
+    values = apply_voi_lut(apply_modality_lut(pixels, ds), ds)
+    low, high = _output_range(ds)
+    grey = (values.astype(np.float64) - low) / (high - low)
+    if ds.PhotometricInterpretation == "MONOCHROME1":
+        grey = 1 - grey
+    return np.asarray(grey.clip(0, 1), dtype=np.float32)
+
+
+def _output_range(ds: Any) -> tuple[float, float]:
+    """Range of what modality and VOI transforms give: PS3.3 C.11.1 and C.11.2."""
+    if "VOILUTSequence" in ds:
+        return 0.0, 2.0 ** int(ds.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if "ModalityLUTSequence" in ds:
+        return 0.0, 2.0 ** int(ds.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    span = 2 ** int(ds.BitsStored)
+    low = -span // 2 if int(ds.PixelRepresentation) else 0
+    rescaled = "RescaleSlope" in ds and "RescaleIntercept" in ds
+    slope, intercept = (
+        (float(ds.RescaleSlope), float(ds.RescaleIntercept)) if rescaled else (1.0, 0.0)
+    )
+    ends = sorted((low * slope + intercept, (low + span - 1) * slope + intercept))
+    return ends[0], ends[1]
+
+
+def read_signal(path: Path, card: Modality) -> Array:
+    """Read a WFDB record as ``[leads, samples]`` millivolt, leads in the card's order.
+
+    Another rate is resampled (polyphase, anti-aliased); of a longer record the first part is
+    taken.
+
+    Raises:
+        UserError: unreadable, a lead or unit is unknown, too short, or a sample is missing.
+    """
+    record = read_record(path)
+    columns = {name.lower(): i for i, name in enumerate(record.leads)}
+    absent = [lead for lead in card.leads if lead.lower() not in columns]
+    if absent:
+        raise UserError(f"{path}: the record has no lead {absent[0]}")
+    order = [columns[lead.lower()] for lead in card.leads]
+    strange = [record.units[i] for i in order if record.units[i].lower() not in _TO_MILLIVOLT]
+    if strange:
+        raise UserError(f"{path}: unit {strange[0]!r} is not a voltage; known: mV, uV, V")
+    factors = np.array([_TO_MILLIVOLT[record.units[i].lower()] for i in order])
+    values = record.values[:, order] * factors
+    if record.rate != card.sampling_rate:
+        values = _resample(values, record.rate, card.sampling_rate)
+    if len(values) < card.samples:
+        seconds = card.samples / card.sampling_rate
+        raise UserError(f"{path}: the record is shorter than {seconds:g} s")
+    values = values[: card.samples]
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: the signal has samples that were not recorded")
+    return np.ascontiguousarray(values.T, dtype=np.float32)
+
+
+def _resample(values: NDArray[np.float64], rate: float, target: int) -> NDArray[np.float64]:
+    from fractions import Fraction
+
+    from scipy.signal import resample_poly
+
+    ratio = Fraction(target) / Fraction(rate).limit_denominator(1000)
+    resampled = resample_poly(values, ratio.numerator, ratio.denominator, axis=0, padtype="line")
+    return np.asarray(resampled, dtype=np.float64)
+
+
+def read_tables(path: Path, stays: Mapping[str, Sequence[str]], hours: int) -> dict[str, Array]:
+    """Read stays from ``tables.parquet``.
+
+    Args:
+        path: the parquet file.
+        stays: by modality, the stays wanted, each once.
+        hours: how many hours from admission.
+
+    Returns:
+        By modality ``[stays, hours, variables]``: the mean of each hour's values, NaN where
+        nothing was observed; stays in the order given.
+    """
+    cards = load_modalities()
+    stay_rows = pl.DataFrame(
+        [(m, stay, row) for m, wanted in stays.items() for row, stay in enumerate(wanted)],
+        schema={"modality": pl.String, "stay_id": pl.String, "row": pl.Int64},
+        orient="row",
+    )
+    columns = pl.DataFrame(
+        [(m, v.name, i) for m in stays for i, v in enumerate(cards[m].variables)],
+        schema={"modality": pl.String, "variable": pl.String, "column": pl.Int64},
+        orient="row",
+    )
+    found = (
+        pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        .filter(pl.col("hour") < hours)
+        .select("stay_id", "modality", "variable", pl.col("hour").cast(pl.Int64), "value")
+        .join(columns.lazy(), on=["modality", "variable"], maintain_order="left")
+        .join(stay_rows.lazy(), on=["modality", "stay_id"], maintain_order="left")
+        .select("modality", "row", "column", "hour", "value")
+        .collect()
+    )
+    arrays = {}
+    for modality, wanted in stays.items():
+        shape = (len(wanted), hours, len(cards[modality].variables))
+        part = found.filter(pl.col("modality") == modality)
+        index = (part["row"].to_numpy(), part["hour"].to_numpy(), part["column"].to_numpy())
+        flat = np.ravel_multi_index(index, shape)
+        size = int(np.prod(shape))
+        counts = np.bincount(flat, minlength=size)
+        sums = np.bincount(flat, weights=part["value"].to_numpy(), minlength=size)
+        with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: not observed
+            arrays[modality] = (sums / counts).astype(np.float32).reshape(shape)
+    return arrays

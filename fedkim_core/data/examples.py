@@ -1,0 +1,125 @@
+"""One question about one patient, and batches of such questions.
+
+Absent modalities stay absent: a batch holds, for each modality, only the rows that have it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedkim_core.tasks import TaskCard
+
+YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question about a patient, with the modalities that this patient has."""
+
+    example_id: str
+    patient_id: str
+    task: str
+    question: str
+    answer: str
+    text: str | None = None
+    """A short clinical note; used only by tasks whose card names the text modality."""
+    features: dict[str, Tensor] = field(default_factory=dict)
+    """By modality, shapes as in :mod:`fedkim_core.modalities` (one example, no batch axis)."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One modality of a batch."""
+
+    rows: Tensor
+    """``[b]`` int64: the rows of the batch that have this modality, ascending."""
+    values: Tensor
+    """``[b, ...]`` float32; tables ``[b, hours, variables]`` hold NaN where nothing was observed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of any tasks, with any subset of modalities each."""
+
+    example_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    texts: tuple[str | None, ...]
+    labels: Tensor
+    """``[B]`` float32: 1 yes, 0 no, NaN for free-text answers."""
+    features: dict[str, Features]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Put examples into one batch; tables are padded with NaN to the longest in the batch."""
+    if not examples:
+        raise ValueError("collate: no examples")
+    labels = [{YES: 1.0, NO: 0.0}.get(example.answer, float("nan")) for example in examples]
+    modalities = sorted({name for example in examples for name in example.features})
+    features = {}
+    for name in modalities:
+        rows = [i for i, example in enumerate(examples) if name in example.features]
+        values = [examples[i].features[name] for i in rows]
+        if len({tuple(v.shape) for v in values}) > 1:
+            hours = max(v.shape[0] for v in values)
+            values = [_pad_hours(v, hours) for v in values]
+        features[name] = Features(torch.tensor(rows), torch.stack(values))
+    return Batch(
+        example_ids=tuple(e.example_id for e in examples),
+        patient_ids=tuple(e.patient_id for e in examples),
+        tasks=tuple(e.task for e in examples),
+        questions=tuple(e.question for e in examples),
+        answers=tuple(e.answer for e in examples),
+        texts=tuple(e.text for e in examples),
+        labels=torch.tensor(labels),
+        features=features,
+    )
+
+
+def _pad_hours(table: Tensor, hours: int) -> Tensor:
+    padding = table.new_full((hours - table.shape[0], *table.shape[1:]), float("nan"))
+    return torch.cat([table, padding])
+
+
+def batches(
+    examples: Sequence[Example], size: int, generator: torch.Generator | None = None
+) -> Iterator[Batch]:
+    """Every example once, in order or, given a generator, shuffled by it."""
+    count = len(examples)
+    order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
+    for start in range(0, count, size):
+        yield collate([examples[i] for i in order[start : start + size].tolist()])
+
+
+def crop_to_card(example: Example, card: TaskCard, tables: frozenset[str]) -> Example:
+    """Keep what the card allows: its modalities, and its hours of each table.
+
+    A table with nothing observed inside those hours is absent.
+    """
+    kept = {}
+    for name in card.encoded:
+        value = example.features.get(name)
+        if value is None:
+            continue
+        if name in tables:
+            value = value[: card.hours]
+            if bool(value.isnan().all()):
+                continue
+        kept[name] = value
+    text = example.text if "text" in card.modalities else None
+    return Example(
+        example.example_id,
+        example.patient_id,
+        example.task,
+        example.question,
+        example.answer,
+        text,
+        kept,
+    )

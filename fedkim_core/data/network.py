@@ -1,0 +1,88 @@
+"""The data of a run: hospital folders and the server's own public, validation and test sets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedkim_core.config import Config, DataConfig
+from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
+from fedkim_core.data.site import Site
+from fedkim_core.errors import UserError
+from fedkim_core.paths import cache_folder
+
+SERVER_SETS = ("public", "validation", "test")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Paths of a network folder: ``sites/<name>/``, ``public/``, ``validation/``, ``test/``."""
+
+    root: Path
+
+    @property
+    def sites(self) -> list[Path]:
+        """Hospital folders by name; a simulation gives the i-th to the i-th node."""
+        return sorted(path for path in (self.root / "sites").glob("*") if path.is_dir())
+
+    def server_set(self, name: str) -> Path:
+        return self.root / name
+
+
+def locate(data: DataConfig, seed: int) -> Path:
+    """Where the network folder of this configuration is, or will be."""
+    if data.root:
+        return Path(data.root).expanduser().absolute()
+    sizes = "-".join(
+        str(n)
+        for n in (
+            data.sites,
+            data.patients,
+            data.public_patients,
+            data.validation_patients,
+            data.test_patients,
+        )
+    )
+    return cache_folder() / "data" / f"synthetic-v{SIMULATOR_VERSION}-seed{seed}-{sizes}"
+
+
+def prepare(config: Config, progress: Progress | None = None) -> Path:
+    """Make the synthetic network if it is asked for and not there, and check every folder.
+
+    Raises:
+        UserError: a folder is missing, or one breaks the contract; names it.
+    """
+    data = config.data
+    root = locate(data, config.seed)
+    if data.kind == "synthetic" and not root.exists():
+        simulate_network(
+            root,
+            seed=config.seed,
+            sites=data.sites,
+            patients=data.patients,
+            public_patients=data.public_patients,
+            validation_patients=data.validation_patients,
+            test_patients=data.test_patients,
+            progress=progress,
+        )
+    network = Network(root)
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder")
+    if not network.sites:
+        raise UserError(f"{root / 'sites'}: holds no site folder")
+    for name in SERVER_SETS:
+        if not network.server_set(name).is_dir():
+            raise UserError(f"{network.server_set(name)}: not found; the server needs its {name} set")
+    folders = [*network.sites, *(network.server_set(name) for name in SERVER_SETS)]
+    patients: dict[str, Path] = {}
+    for done, folder in enumerate(folders):
+        if progress:
+            progress(f"checking {folder.name}", done, len(folders))
+        site = Site.open(folder)
+        for patient in site.examples["patient_id"].unique():
+            if patients.setdefault(patient, folder) != folder:
+                raise UserError(
+                    f"{folder / 'examples.parquet'}: shares a patient with {patients[patient]}; "
+                    "a patient may be in one folder only"
+                )
+    return root

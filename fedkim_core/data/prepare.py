@@ -1,0 +1,155 @@
+"""From the rows of one public data set to a network folder; what every adapter ends with."""
+
+import csv
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import polars as pl
+import yaml
+from numpy.typing import NDArray
+
+from fedkim_core.data.contract import EXAMPLES_SCHEMA, KIND_OF, TABLES_SCHEMA, SiteCard
+from fedkim_core.data.partition import partition_patients, site_names, split_patients
+from fedkim_core.data.write import whole_folder, write_site
+from fedkim_core.errors import UserError
+from fedkim_core.tasks import load_tasks
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+LEFT_OUT_FILE = "left_out.csv"
+LOCAL_FRACTIONS = {"train": 0.9, "validation": 0.1}
+"""Within a hospital's site folder."""
+
+
+Source = TypeVar("Source")
+Value = TypeVar("Value")
+
+
+class LazyMapping(Mapping[str, Value], Generic[Source, Value]):
+    """Values that are read from their sources whenever they are asked for, and not kept."""
+
+    def __init__(self, sources: Mapping[str, Source], read: Callable[[Source], Value]) -> None:
+        self._sources, self._read = dict(sorted(sources.items())), read
+
+    def __getitem__(self, key: str) -> Value:
+        return self._read(self._sources[key])
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sources  # Mapping's own would read the value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """A public data set, read, before anybody owns a part of it."""
+
+    name: str
+    licence: str
+    note: str
+    examples: pl.DataFrame
+    """``EXAMPLES_SCHEMA`` without ``split``."""
+    strata: Mapping[str, Hashable]
+    """By patient: what to spread evenly."""
+    images: Mapping[str, NDArray[np.unsignedinteger]] = field(default_factory=dict)
+    """As :func:`write_site` wants them; read when asked for."""
+    signals: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    tables: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TABLES_SCHEMA))
+    left_out: Sequence[tuple[str, str]] = ()
+    """Records that could not be used: name in the source, reason."""
+
+
+def write_network(
+    data: SourceData, out: Path, *, sites: int, seed: int, progress: Progress | None = None
+) -> None:
+    """Divide a data set by patient and write the network folder, all of it or nothing.
+
+    Trained tasks go everywhere; unseen tasks only to ``validation`` and ``test``. Records that
+    were left out are counted in ``network.yaml`` and listed in ``left_out.csv``.
+
+    Raises:
+        UserError: too few patients, a place without a row, a faulty array, no room on the disk.
+    """
+    cards = load_tasks()
+    places = partition_patients(data.strata, sites=sites, seed=seed)
+    trained = [name for name, card in cards.items() if card.role == "train"]
+    rows = data.examples.with_columns(place=pl.col("patient_id").replace_strict(places))
+    folders = {name: Path("sites") / name for name in site_names(sites)}
+    folders |= {name: Path(name) for name in ("public", "validation", "test")}
+    with whole_folder(out) as building:
+        for done, (place, folder) in enumerate(folders.items()):
+            if progress:
+                progress(f"writing {folder}", done, len(folders))
+            part = rows.filter(pl.col("place") == place).drop("place")
+            if place not in ("validation", "test"):
+                part = part.filter(pl.col("task").is_in(trained))
+            if part.is_empty():
+                raise UserError(f"{out}: too few patients, no example is left for {folder}")
+            part = part.with_columns(split=_splits(part, place, data.strata, seed))
+            _write_part(building / folder, place, part, data)
+        _write_left_out(building / LEFT_OUT_FILE, data.left_out)
+        parameters = {
+            "sites": sites,
+            "patients": len(places),
+            "examples": len(rows),
+            "left_out": len(data.left_out),
+        }
+        header = {
+            "name": data.name,
+            "synthetic": False,
+            "seed": seed,
+            "parameters": parameters,
+            "version": 1,
+        }
+        (building / "network.yaml").write_text(yaml.safe_dump(header, sort_keys=False))
+    if progress:
+        progress("done", len(folders), len(folders))
+
+
+def _splits(
+    part: pl.DataFrame, place: str, strata: Mapping[str, Hashable], seed: int
+) -> pl.Expr | pl.Series:
+    """The column ``split`` of the rows of one place."""
+    if place in ("validation", "test"):
+        return pl.lit(place)
+    if place == "public":
+        return pl.lit("train")
+    patients = {patient: strata[patient] for patient in part["patient_id"].unique().to_list()}
+    local = split_patients(patients, fractions=LOCAL_FRACTIONS, seed=seed, name=place)
+    return part["patient_id"].replace_strict(local)
+
+
+def _write_part(folder: Path, place: str, part: pl.DataFrame, data: SourceData) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    used: dict[str, set[str]] = {"image": set(), "signal": set(), "table": set()}
+    for modality, kind in KIND_OF.items():
+        if modality in part.columns:
+            used[kind] |= set(part[modality].drop_nulls().to_list())
+    card = SiteCard(
+        name=place,
+        tasks=tuple(sorted(part["task"].unique())),
+        licence=data.licence,
+        note=data.note,
+    )
+    write_site(
+        folder,
+        card,
+        part.select(name for name in EXAMPLES_SCHEMA if name in part.columns),
+        images=LazyMapping({name: name for name in used["image"]}, data.images.__getitem__),
+        signals=LazyMapping({name: name for name in used["signal"]}, data.signals.__getitem__),
+        tables=data.tables.filter(pl.col("stay_id").is_in(list(used["table"]))),
+    )
+
+
+def _write_left_out(path: Path, left_out: Sequence[tuple[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("record", "reason"))
+        writer.writerows(left_out)

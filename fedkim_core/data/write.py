@@ -1,0 +1,165 @@
+"""Write a site folder: all of it or nothing."""
+
+import hashlib
+import io
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedkim_core.data.check import check_site
+from fedkim_core.data.contract import (
+    CARD_FILE,
+    EXAMPLES_FILE,
+    EXAMPLES_SCHEMA,
+    TABLES_FILE,
+    TABLES_SCHEMA,
+    SiteCard,
+    SiteError,
+    leaves_folder,
+)
+from fedkim_core.data.wfdb16 import write_record
+from fedkim_core.errors import UserError
+from fedkim_core.modalities import load_modalities
+
+DICOM_UID_ROOT = "2.25."
+"""UIDs derived from a hash need no registered root (PS3.5 B.2)."""
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that becomes ``folder`` when the block ends well, and is gone otherwise.
+
+    Raises:
+        UserError: ``folder`` exists and holds something, or cannot be written (disk full,
+            no permission).
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already; remove it or choose another folder")
+    building = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+    try:
+        building.mkdir(parents=True)
+        yield building
+        building.rename(folder)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{folder}: cannot be written ({reason})") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def write_site(
+    folder: Path,
+    card: SiteCard,
+    examples: pl.DataFrame,
+    *,
+    images: Mapping[str, NDArray[np.unsignedinteger]],
+    signals: Mapping[str, NDArray[np.floating]],
+    tables: pl.DataFrame,
+) -> None:
+    """Write a site folder and check it; it appears complete or not at all.
+
+    Args:
+        folder: must not exist yet, or be empty.
+        card: becomes ``site.yaml``.
+        examples: columns of ``EXAMPLES_SCHEMA``; those left out are filled with null.
+        images: by relative path ending in ``.png`` or ``.dcm``; ``[H, W]`` uint8 or uint16.
+        signals: by relative path without extension; ``[samples, leads]`` in millivolt at the
+            rate and in the lead order of the modality card.
+        tables: columns of ``TABLES_SCHEMA``; no rows when there are no tables.
+
+    ``images`` and ``signals`` are asked for one value at a time, so a mapping that computes its
+    values keeps memory small.
+
+    Raises:
+        SiteError: what was written breaks the contract.
+        UserError: an array has a wrong shape, type or path; the disk is full.
+    """
+    with whole_folder(folder) as building:
+        (building / CARD_FILE).write_text(
+            yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
+        _write_frame(building / EXAMPLES_FILE, examples, EXAMPLES_SCHEMA)
+        _write_frame(building / TABLES_FILE, tables, TABLES_SCHEMA)
+        for reference in images:
+            _write_image(_place(building, reference), images[reference])
+        ecg = load_modalities()["signal"]
+        for reference in signals:
+            path = _place(building, reference)
+            write_record(path, signals[reference], ecg.leads, ecg.sampling_rate)
+        if faults := check_site(building):
+            raise SiteError(folder, faults)
+
+
+def _write_frame(path: Path, frame: pl.DataFrame, schema: pl.Schema) -> None:
+    unknown = [name for name in frame.columns if name not in schema]
+    if unknown:
+        raise UserError(f"{path.name}: unknown column {unknown[0]!r}; known: {', '.join(schema)}")
+    columns = [pl.col(n) if n in frame.columns else pl.lit(None).alias(n) for n in schema]
+    try:
+        frame = frame.select(columns).cast(schema)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path.name}: a column has the wrong type; see {schema}") from error
+    buffer = io.BytesIO()  # a disk that is full is then an OSError, with its reason
+    frame.write_parquet(buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def _place(building: Path, reference: str) -> Path:
+    if leaves_folder(reference):
+        raise UserError(f"{reference!r}: must be a relative path inside the site folder")
+    path = building / reference
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_image(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
+    if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16) or not pixels.size:
+        raise UserError(
+            f"{path.name}: an image must be [H, W] uint8 or uint16,"
+            f" got {list(pixels.shape)} {pixels.dtype}"
+        )
+    if path.suffix.lower() == ".dcm":
+        path.write_bytes(dicom_bytes(pixels))
+    elif path.suffix.lower() == ".png":
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, compress_level=3)
+    else:
+        raise UserError(f"{path.name}: an image must end in .png or .dcm")
+
+
+def dicom_bytes(pixels: NDArray[np.unsignedinteger]) -> bytes:
+    """A computed radiography object without any patient attribute; same pixels, same bytes."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+    little = pixels.astype(pixels.dtype.newbyteorder("<"))
+    digest = hashlib.blake2b(little.tobytes(), digest_size=16).digest()
+    instance = DICOM_UID_ROOT + str(int.from_bytes(digest, "big"))
+    meta: Any = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = instance
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds: Any = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    ds.SOPClassUID, ds.SOPInstanceUID = ComputedRadiographyImageStorage, instance
+    ds.StudyInstanceUID = ds.SeriesInstanceUID = instance
+    ds.PatientID = ds.PatientName = ""
+    ds.Modality = "CR"
+    ds.PhotometricInterpretation, ds.SamplesPerPixel = "MONOCHROME2", 1
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated = ds.BitsStored = pixels.dtype.itemsize * 8
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, 0
+    data = little.tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

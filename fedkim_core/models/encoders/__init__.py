@@ -1,0 +1,37 @@
+"""Encoders: one file each, exporting a class ``Encoder``; a configuration picks one by file name.
+
+Every encoder maps the values of one modality to ``[b, tokens, width]`` and treats each row of the
+batch alone: no batch statistics, so that what is averaged over sites is all there is.
+"""
+
+import importlib
+from typing import cast
+
+from torch import nn
+
+from fedkim_core.config import EncoderConfig
+from fedkim_core.errors import UserError
+from fedkim_core.modalities import Modality
+
+
+def build_encoder(
+    config: EncoderConfig, modality: Modality, *, width: int, tokens: int, image_size: int
+) -> nn.Module:
+    """Make the encoder that ``config`` names for ``modality``.
+
+    Raises:
+        UserError: there is no such encoder, or it does not take the settings.
+    """
+    try:
+        module = importlib.import_module(f"{__name__}.{config.name}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"extractor.encoders.{modality.kind}.name={config.name}: no such encoder"
+        ) from error
+    try:
+        encoder = module.Encoder(
+            modality, width=width, tokens=tokens, image_size=image_size, **config.settings
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"extractor.encoders.{modality.kind}: {error}") from error
+    return cast(nn.Module, encoder)

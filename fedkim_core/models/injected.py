@@ -1,0 +1,243 @@
+"""The injected model: extractor, connectors, frozen foundation model and experts as one.
+
+A question becomes one sequence, padded on the left so that answers start in the same column:
+
+    Image: <K tokens> Vitals: <K tokens> ... Note: ... Question: ... Answer: yes<end>
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedkim_core.config import InjectorConfig
+from fedkim_core.data.examples import NO, YES, Batch
+from fedkim_core.models.connector import Connector
+from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.models.foundation import Foundation
+from fedkim_core.models.m3oe import Experts, Gate, mutual_information
+from fedkim_core.tasks import TaskCard
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    embeddings: Tensor
+    """``[B, n, width]``, padded on the left."""
+    mask: Tensor
+    """``[B, n]`` bool, True where there is a token."""
+    targets: Tensor
+    """``[B, n]``: the token that each position must predict, -1 where none is supervised."""
+
+
+class InjectedModel(nn.Module):
+    """A foundation model that can be asked about patients."""
+
+    def __init__(
+        self,
+        extractor: KnowledgeExtractor,
+        foundation: Foundation,
+        config: InjectorConfig,
+        cards: Mapping[str, TaskCard],
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.cards = dict(cards)
+        # Not a submodule: it is frozen, and no checkpoint or optimiser may take it up.
+        self._foundation = (foundation,)
+        self.foundation_parameters = foundation.parameters
+        """Counted before the experts are added."""
+        self.experts = Experts(foundation.model, config) if config.experts else None
+        self.gate = (
+            Gate(
+                foundation.width, config.experts, config.gate.width, normalise=config.gate.normalise
+            )
+            if config.experts > 1
+            else None
+        )
+        scale = float(foundation.embedding.weight.float().square().mean().sqrt())
+        self.connectors = nn.ModuleDict(
+            {
+                name: Connector(extractor.width, foundation.width, scale)
+                for name in extractor.encoders
+            }
+        )
+        self._answers = [foundation.answer_ids(answer)[0] for answer in (YES, NO)]
+        self.to(foundation.device)
+
+    def train(self, mode: bool = True) -> "InjectedModel":
+        if self.experts is not None:
+            self.experts.train(mode)
+        return super().train(mode)
+
+    @property
+    def foundation(self) -> Foundation:
+        return self._foundation[0]
+
+    # --- what is asked ---------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the answer tokens, mean over supervised tokens."""
+        with self._autocast():
+            sequences = self._sequences(batch, answers=True)
+            with self._gated(batch):
+                hidden = self.foundation.hidden(sequences.embeddings, sequences.mask)
+            supervised = sequences.targets >= 0
+            # The head is the widest layer of all: it runs only where a token is supervised.
+            logits = self.foundation.head(hidden[supervised])
+        return nn.functional.cross_entropy(logits, sequences.targets[supervised])
+
+    @torch.no_grad()
+    def score(self, batch: Batch, *, plain: bool = False) -> Tensor:
+        """``[B]`` logit of "yes" against "no" as the next token; ``plain``: the FM alone, text only."""
+        with self._autocast():
+            sequences = self._sequences(batch, answers=False, plain=plain)
+            with self._gated(batch, plain=plain):
+                hidden = self.foundation.hidden(sequences.embeddings, sequences.mask)
+            ids = torch.tensor(self._answers, device=self.foundation.device)
+            pair = self.foundation.head(hidden[:, -1], ids)
+        return (pair[:, 0] - pair[:, 1]).cpu()
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, max_new_tokens: int, *, plain: bool = False) -> list[str]:
+        """Greedy answers, so that the same model always says the same."""
+        foundation = self.foundation
+        with self._autocast():
+            sequences = self._sequences(batch, answers=False, plain=plain)
+            with self._gated(batch, plain=plain):
+                ids = foundation.model.generate(
+                    inputs_embeds=sequences.embeddings,
+                    attention_mask=sequences.mask.long(),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    eos_token_id=foundation.end_id,
+                    pad_token_id=foundation.tokenizer.pad_token_id,
+                )
+        answers = foundation.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [answer.strip().split("\n")[0].strip() for answer in answers]
+
+    # --- the gate --------------------------------------------------------------------------
+
+    def alphas(self, keys: Sequence[tuple[str, tuple[str, ...]]]) -> Tensor:
+        """Expert weights ``[N, P]`` of (task, modalities present) pairs."""
+        if self.gate is None:
+            return torch.ones(len(keys), 1, device=self.foundation.device)
+        cards = [self.cards[task] for task, _ in keys]
+        task, task_mask = self._embed([card.description for card in cards])
+        modality, modality_mask = self._embed(
+            [
+                card.modality_description(present)
+                for card, (_, present) in zip(cards, keys, strict=True)
+            ]
+        )
+        with torch.autocast(self.foundation.device.type, enabled=False):
+            return torch.as_tensor(self.gate(task, task_mask, modality, modality_mask))
+
+    def task_alphas(self, names: Sequence[str]) -> Tensor:
+        """Expert weights ``[N, P]`` of tasks with all their modalities present."""
+        return self.alphas([(name, self.cards[name].modalities) for name in names])
+
+    def gate_information(self) -> Tensor:
+        """I(task; expert) in nats over the trained tasks.
+
+        Unseen tasks take no part: pushed away from the others they would be given experts that
+        no data ever trains.
+        """
+        trained = [name for name, card in self.cards.items() if card.role == "train"]
+        return mutual_information(self.task_alphas(trained))
+
+    def _gated(self, batch: Batch, *, plain: bool = False) -> AbstractContextManager[None]:
+        if self.experts is None:
+            return nullcontext()
+        if plain:
+            return self.experts.disabled()
+        having = {name: set(f.rows.tolist()) for name, f in batch.features.items()}
+        # A question is text, so the text modality is always there.
+        keys = [
+            (
+                task,
+                tuple(
+                    name
+                    for name in self.cards[task].modalities
+                    if name == "text" or i in having.get(name, ())
+                ),
+            )
+            for i, task in enumerate(batch.tasks)
+        ]
+        distinct = sorted(set(keys))
+        alphas = self.alphas(distinct)
+        return self.experts.gated(alphas[[distinct.index(key) for key in keys]])
+
+    def _embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Frozen token embeddings ``[N, n, width]`` in float32 and their mask ``[N, n]``."""
+        foundation = self.foundation
+        ids = [torch.tensor(foundation.token_ids(text)) for text in texts]
+        padded = nn.utils.rnn.pad_sequence(ids, batch_first=True).to(foundation.device)
+        lengths = torch.tensor([len(i) for i in ids], device=foundation.device)
+        mask = torch.arange(padded.shape[1], device=foundation.device) < lengths[:, None]
+        return foundation.embed(padded).float(), mask
+
+    # --- sequences -------------------------------------------------------------------------
+
+    def _sequences(self, batch: Batch, *, answers: bool, plain: bool = False) -> _Sequences:
+        foundation = self.foundation
+        features = {} if plain else self._feature_embeddings(batch)
+        rows: list[list[Tensor]] = []
+        answer_ids: list[list[int]] = []
+        for i, task in enumerate(batch.tasks):
+            parts = [self._ids(tuple(foundation.start_ids()))]
+            for name in self.cards[task].encoded:
+                if (name, i) in features:
+                    parts += [self._text(f" {name.capitalize()}:"), features[name, i]]
+            note = batch.texts[i]
+            if note:
+                parts.append(self._text(f" Note: {note}"))
+            question = foundation.question_ids(f" Question: {batch.questions[i]}")
+            parts.append(self._ids(tuple(question)))
+            answer = []
+            if answers:
+                answer = [*foundation.answer_ids(batch.answers[i]), foundation.end_id]
+                # The end is predicted but predicts nothing, so it need not be read.
+                parts.append(self._ids(tuple(answer[:-1])))
+            rows.append(parts)
+            answer_ids.append(answer)
+        return self._pad([torch.cat(parts) for parts in rows], answer_ids)
+
+    def _pad(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> _Sequences:
+        length = max(len(row) for row in rows)
+        embeddings = rows[0].new_zeros(len(rows), length, rows[0].shape[1])
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        targets = torch.full((len(rows), length), -1)
+        for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+            embeddings[i, length - len(row) :] = row
+            mask[i, length - len(row) :] = True
+            if answer:
+                targets[i, length - len(answer) :] = torch.tensor(answer)
+        device = self.foundation.device
+        return _Sequences(embeddings, mask.to(device), targets.to(device))
+
+    def _feature_embeddings(self, batch: Batch) -> dict[tuple[str, int], Tensor]:
+        """Connected tokens ``[K, width]`` by (modality, row)."""
+        with torch.autocast(self.foundation.device.type, enabled=False):
+            return {
+                (name, row): embedded.to(self.foundation.dtype)
+                for name, (rows, tokens) in self.extractor.tokens(batch).items()
+                for row, embedded in zip(rows.tolist(), self.connectors[name](tokens), strict=True)
+            }
+
+    def _text(self, text: str) -> Tensor:
+        return self._ids(tuple(self.foundation.token_ids(text)))
+
+    def _ids(self, ids: tuple[int, ...]) -> Tensor:
+        device = self.foundation.device
+        return self.foundation.embed(torch.tensor(ids, dtype=torch.long, device=device))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        foundation = self.foundation
+        low = foundation.dtype != torch.float32
+        return torch.autocast(foundation.device.type, foundation.dtype) if low else nullcontext()

@@ -1,0 +1,159 @@
+"""M3OE: the multi-task multi-modal mixture of LoRA experts (FedKIM, section 3.3), as one adapter.
+
+With P experts of rank r, gate ``alpha`` in R^P and scale ``s = lora_alpha / r``, the paper's layer
+is ``c = W h + s * sum_p alpha_p B_p A_p h``. Stack the experts, ``A = [A_1; ...; A_P]`` of shape
+``[P*r, in]`` and ``B = [B_1 ... B_P]`` of shape ``[out, P*r]``; then
+
+    sum_p alpha_p B_p A_p h  =  B ( repeat(alpha, r) * (A h) )
+
+so the mixture *is* one ordinary LoRA adapter of rank P*r whose inner activations are scaled, rank
+block by rank block. It is therefore built on a stock PEFT adapter: a hook on every ``lora_A``
+multiplies by the gate. No tensor has an expert axis and no loop runs over experts. Since alpha
+depends on text only, it is a constant for a fixed task, and folding it into B (:func:`fold`)
+leaves a plain PEFT adapter that needs no gate.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModelForCausalLM,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedkim_core.config import InjectorConfig
+from fedkim_core.errors import UserError
+
+ADAPTER = "default"
+
+
+class Gate(nn.Module):
+    """Experts' weights from the descriptions of task and modalities.
+
+    ``beta = softmax(W^q E(M) (W^k E(T))^T / sqrt(d_k)) W^v E(T)``;
+    ``alpha = softmax(MLP(mean of beta))``. Padding takes no part in attention or mean.
+    The raw embeddings of a language model are so small that the softmax stays uniform;
+    ``normalise`` puts a layer norm on both descriptions.
+    """
+
+    def __init__(self, embedding: int, experts: int, width: int, *, normalise: bool) -> None:
+        super().__init__()
+        self.task_norm = nn.LayerNorm(embedding) if normalise else nn.Identity()
+        self.modality_norm = nn.LayerNorm(embedding) if normalise else nn.Identity()
+        self.query = nn.Linear(embedding, width, bias=False)
+        self.key = nn.Linear(embedding, width, bias=False)
+        self.value = nn.Linear(embedding, width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, experts))
+
+    def forward(
+        self, task: Tensor, task_mask: Tensor, modality: Tensor, modality_mask: Tensor
+    ) -> Tensor:
+        """``task [N, n, e]``, ``modality [N, m, e]``, masks True where there is a token: ``[N, P]``."""
+        task, modality = self.task_norm(task), self.modality_norm(modality)
+        query, key, value = self.query(modality), self.key(task), self.value(task)
+        beta = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=task_mask[:, None, :]
+        )
+        weight = modality_mask.to(beta.dtype)[..., None]
+        pooled = (beta * weight).sum(1) / weight.sum(1)
+        return torch.softmax(self.mlp(pooled), -1)
+
+
+def mutual_information(alpha: Tensor) -> Tensor:
+    """``I(task; expert) = H(mean alpha) - mean H(alpha)`` in nats, of ``alpha [tasks, P]``.
+
+    Every task counts the same. 0 when all tasks use the experts alike; at most
+    ``log(min(tasks, P))``.
+    """
+
+    def entropy(p: Tensor) -> Tensor:
+        return -(p * p.clamp(min=1e-12).log()).sum(-1)
+
+    return entropy(alpha.mean(0)) - entropy(alpha).mean()
+
+
+class Experts:
+    """P LoRA experts of rank r on the linear layers of a frozen model, as one PEFT adapter.
+
+    Not a ``nn.Module``: the frozen model must not appear among anybody's parameters.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: InjectorConfig) -> None:
+        self.count, self.rank = config.experts, config.rank
+        targets = config.targets
+        lora = LoraConfig(
+            r=config.experts * config.rank,
+            # PEFT scales by lora_alpha / (P*r); the method's scale is alpha / r.
+            lora_alpha=config.alpha * config.experts,
+            lora_dropout=config.dropout,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            task_type="CAUSAL_LM",
+        )
+        try:
+            self.model = PeftModelForCausalLM(model, lora)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"injector.targets={targets}: {reason}") from error
+        self._scale: Tensor | None = None
+        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        for layer in self._layers:
+            layer.lora_A[ADAPTER].register_forward_hook(self._gate_hook)
+        self.train(False)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [p for name, p in self.model.named_parameters() if "lora_" in name]
+
+    def train(self, mode: bool) -> None:
+        """Switch the adapter's dropout; the frozen model always runs as in inference."""
+        for layer in self._layers:
+            layer.lora_dropout.train(mode)
+
+    @contextmanager
+    def gated(self, alpha: Tensor) -> Iterator[None]:
+        """Within this context row i of a batch is answered with expert weights ``alpha[i]``."""
+        self._scale = alpha.repeat_interleave(self.rank, -1)[:, None, :]
+        try:
+            yield
+        finally:
+            self._scale = None
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within this context the model is the frozen foundation model alone."""
+        with self.model.disable_adapter():
+            yield
+
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's tensors under PEFT's names, as in ``adapter_model.safetensors``."""
+        return dict(get_peft_model_state_dict(self.model, adapter_name=ADAPTER))
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`state` gave; every tensor of the adapter must be there."""
+        own = self.state()
+        if own.keys() != state.keys():
+            odd = sorted(own.keys() ^ state.keys())
+            raise UserError(f"adapter: {len(odd)} tensors missing or unknown, first {odd[0]}")
+        set_peft_model_state_dict(self.model, dict(state), adapter_name=ADAPTER)
+
+    def _gate_hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self._scale is None:
+            raise RuntimeError("experts were called outside gated()")
+        return output * self._scale.to(output.dtype)
+
+
+def fold(state: Mapping[str, Tensor], alpha: Tensor, rank: int) -> dict[str, Tensor]:
+    """Multiply the gate ``alpha [P]`` into the B matrices of a PEFT adapter's state.
+
+    What comes back is the state of a plain LoRA adapter with the same configuration.
+    """
+    scale = alpha.repeat_interleave(rank)
+    return {
+        name: value * scale.to(value) if ".lora_B." in name else value.clone()
+        for name, value in state.items()
+    }

@@ -1,0 +1,187 @@
+"""Numbers and results in plain words, for the page and the terminal."""
+
+from dataclasses import dataclass
+
+from fedkim_core.report.schema import Column, Estimate, Summary, Task
+
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "mcc": "MCC",
+    "bleu1": "BLEU-1",
+    "rouge_l": "ROUGE-L",
+    "meteor": "METEOR",
+    "exact_match": "Exact match",
+}
+COLUMN_NAMES: dict[Column, str] = {
+    "before": "Before",
+    "extractor": "Extractor",
+    "injected": "Injected",
+}
+
+
+def spaced(name: str) -> str:
+    """``lung_opacity`` as a person writes it."""
+    return name.replace("_", " ")
+
+
+def number(value: float) -> str:
+    """Two decimals, with a true minus sign."""
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(estimate: Estimate) -> str:
+    """``0.84 to 0.91``, or nothing where there is no interval."""
+    span = estimate.span
+    return f"{number(span[0])} to {number(span[1])}" if span else ""
+
+
+def amount(size: int) -> str:
+    """Bytes in decimal units."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            digits = 0 if unit == "bytes" or value >= 100 else 1
+            return f"{value:.{digits}f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def parameters(count: int) -> str:
+    if count >= 10**9:
+        return f"{count / 10**9:.1f} billion"
+    return f"{count / 10**6:.1f} million" if count >= 10**6 else f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Mean of one metric over some tasks, before and after injection."""
+
+    metric: str
+    tasks: int
+    before: float
+    injected: float
+    better: int
+    """Tasks whose intervals do not overlap, the injected one above."""
+    worse: int
+
+    @property
+    def difference(self) -> float:
+        return self.injected - self.before
+
+
+def clear(task: Task) -> int:
+    """1 or -1 when the intervals before and after injection do not overlap, else 0."""
+    before, injected = task.estimate("before"), task.estimate("injected")
+    if before is None or injected is None:
+        return 0
+    if before.span is None or injected.span is None:
+        return 0
+    if injected.span[0] > before.span[1]:
+        return 1
+    return -1 if injected.span[1] < before.span[0] else 0
+
+
+def change(tasks: list[Task]) -> Change | None:
+    """Summarise tasks of one kind of answer; None when nothing can be compared."""
+    both = [
+        (task, before, injected)
+        for task in tasks
+        if (before := task.estimate("before")) and (injected := task.estimate("injected"))
+    ]
+    if not both:
+        return None
+    signs = [clear(task) for task, _, _ in both]
+    return Change(
+        metric=METRIC_NAMES[both[0][0].metrics[0]],
+        tasks=len(both),
+        before=sum(b.value for _, b, _ in both) / len(both),
+        injected=sum(i.value for _, _, i in both) / len(both),
+        better=signs.count(1),
+        worse=signs.count(-1),
+    )
+
+
+def select(summary: Summary, role: str, answer: str) -> list[Task]:
+    return [task for task in summary.group(role).values() if task.answer == answer]
+
+
+def answer_first(summary: Summary) -> list[str]:
+    """What got better, by how much, how sure: the first sentence is the answer."""
+    sentences: list[str] = []
+    for role, answer, what in (
+        ("train", "yes_no", "trained task"),
+        ("train", "free_text", "trained free-text task"),
+        ("unseen", "yes_no", "yes/no task that nobody trained on"),
+        ("unseen", "free_text", "free-text task that nobody trained on"),
+    ):
+        found = change(select(summary, role, answer))
+        if found is not None:
+            sentences.append(_sentence(found, what, first=not sentences))
+    if not sentences:
+        return ["No task has a score both before and after injection, so nothing can be compared."]
+    extractor = _beside_extractor(summary)
+    return [*sentences, extractor] if extractor else sentences
+
+
+def _sentence(found: Change, what: str, *, first: bool) -> str:
+    """``Injection raised ...``; the first sentence also says what "clearly" means."""
+    noun = what if found.tasks == 1 else what.replace("task", "tasks", 1)
+    mean = "the" if found.tasks == 1 else "the mean"
+    subject = f"{mean} {found.metric} of {found.tasks} {noun}"
+    before, injected = number(found.before), number(found.injected)
+    who = "Injection" if first else "It"
+    if before == injected:
+        said = f"{who} left {subject} at {injected}"
+    else:
+        verb = "raised" if found.difference > 0 else "lowered"
+        said = f"{who} {verb} {subject} from {before} to {injected}"
+    explain = first and (found.better or found.worse)
+    meaning = " (95\N{NO-BREAK SPACE}% intervals do not overlap)" if explain else ""
+    return f"{said}; {_certainty(found)}{meaning}."
+
+
+def _certainty(found: Change) -> str:
+    every = {1: "it is", 2: "both are"}.get(found.tasks, "all are")
+    parts = []
+    for count, word in ((found.better, "better"), (found.worse, "worse")):
+        if count == found.tasks:
+            parts.append(f"{every} clearly {word}")
+        elif count:
+            parts.append(f"{count} of {found.tasks} {'is' if count == 1 else 'are'} clearly {word}")
+    if not parts:
+        return "no difference is clear of sampling error"
+    return " and ".join(parts)
+
+
+def _beside_extractor(summary: Summary) -> str:
+    pairs = [
+        (extractor.value, injected.value)
+        for task in select(summary, "train", "yes_no")
+        if (extractor := task.estimate("extractor")) and (injected := task.estimate("injected"))
+    ]
+    if not pairs:
+        return ""
+    own, after = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    return (
+        f"On the trained tasks the sites' own extractor, without the foundation model, has a mean "
+        f"AUROC of {number(own)} on the same patients; the foundation model now has "
+        f"{number(after)}."
+    )

@@ -1,0 +1,140 @@
+"""What the models answer on patients that nobody trained on, and how good that is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from fedkim_core.config import EvaluationConfig
+from fedkim_core.data.examples import YES, Example, batches
+from fedkim_core.metrics import Scores, score_free_text, score_yes_no
+from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.models.injected import InjectedModel
+from fedkim_core.seeds import derive
+from fedkim_core.tasks import TaskCard
+
+
+@dataclass
+class Answers:
+    """The answers to one task's questions, row by row."""
+
+    patients: list[str] = field(default_factory=list)
+    truth: list[str] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    """Of yes/no tasks: 1 yes, 0 no."""
+    logits: list[float] = field(default_factory=list)
+    """Of yes/no tasks."""
+    texts: list[str] = field(default_factory=list)
+    """Of free-text tasks."""
+
+
+def ask(
+    model: InjectedModel,
+    examples: Sequence[Example],
+    config: EvaluationConfig,
+    *,
+    plain: bool = False,
+    done: Callable[[str], None] | None = None,
+) -> dict[str, Answers]:
+    """Ask the injected model, or with ``plain`` the foundation model alone, about every example.
+
+    The foundation model alone sees only text, so a question that many examples share is put to
+    it once.
+    """
+    result = {}
+    for task in sorted({example.task for example in examples}):
+        own = [example for example in examples if example.task == task]
+        asked = list({_text_key(e): e for e in own}.values()) if plain else own
+        given = _ask_task(model, task, asked, config, plain=plain)
+        if plain:
+            place = {_text_key(e): i for i, e in enumerate(asked)}
+            given = [given[place[_text_key(e)]] for e in own]
+        answers = _answers(own)
+        if model.cards[task].answer == "yes_no":
+            answers.logits = [float(value) for value in given]
+        else:
+            answers.texts = [str(value) for value in given]
+        result[task] = answers
+        if done:
+            done(task)
+    return result
+
+
+def _text_key(example: Example) -> tuple[str, str | None]:
+    return example.question, example.text
+
+
+def _ask_task(
+    model: InjectedModel,
+    task: str,
+    examples: Sequence[Example],
+    config: EvaluationConfig,
+    *,
+    plain: bool,
+) -> list[float] | list[str]:
+    model.eval()
+    if model.cards[task].answer == "yes_no":
+        scores = [
+            model.score(batch, plain=plain) for batch in batches(examples, config.batch_size)
+        ]
+        return [float(value) for value in torch.cat(scores).tolist()]
+    texts: list[str] = []
+    for batch in batches(examples, config.batch_size):
+        texts += model.generate(batch, config.max_new_tokens, plain=plain)
+    return texts
+
+
+@torch.no_grad()
+def ask_heads(
+    extractor: KnowledgeExtractor, examples: Sequence[Example], batch_size: int
+) -> dict[str, Answers]:
+    """What the extractor's own heads say; tasks without a head are left out."""
+    extractor.eval()
+    result = {}
+    for task in sorted({example.task for example in examples} & set(extractor.heads)):
+        own = [example for example in examples if example.task == task]
+        answers = _answers(own)
+        for batch in batches(own, batch_size):
+            answers.logits += extractor.logits(batch).tolist()
+        result[task] = answers
+    return result
+
+
+def _answers(examples: Sequence[Example]) -> Answers:
+    return Answers(
+        patients=[e.patient_id for e in examples],
+        truth=[e.answer for e in examples],
+        labels=[float(e.answer == YES) for e in examples],
+    )
+
+
+def score(
+    answers: Mapping[str, Answers],
+    cards: Mapping[str, TaskCard],
+    *,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Scores]:
+    """Scores with intervals; the resamples of a task are the same for every model."""
+    scores = {}
+    for task, given in answers.items():
+        own = derive(seed, "bootstrap", task) % 2**32
+        if cards[task].answer == "yes_no":
+            scores[task] = score_yes_no(
+                np.array(given.labels),
+                np.array(given.logits),
+                given.patients,
+                bootstrap=bootstrap,
+                seed=own,
+            )
+        else:
+            scores[task] = score_free_text(
+                given.truth, given.texts, given.patients, bootstrap=bootstrap, seed=own
+            )
+    return scores
+
+
+def points(scores: Scores) -> dict[str, float]:
+    """The values alone, for curves."""
+    return {name: estimate["value"] for name, estimate in scores.metrics.items()}

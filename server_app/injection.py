@@ -1,0 +1,125 @@
+"""Injection: one pass over public data lets the foundation model read the federated encoders."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from fedkim_core.config import InjectorConfig
+from fedkim_core.data.examples import Batch, Example, collate
+from fedkim_core.models.injected import InjectedModel
+from fedkim_core.seeds import generator, seeded
+
+FLOOR = 0.1
+"""Share of the learning rate that is left at the end of the run."""
+
+
+class Injector:
+    """Trains connectors, gate, experts and encoders; the foundation model stays as it is.
+
+    Objective (FedKIM, section 3.3): cross-entropy of the answer tokens, minus
+    ``mutual_information * I(task; expert)``. The schedule spans all rounds of the run.
+    """
+
+    def __init__(
+        self,
+        model: InjectedModel,
+        examples: Sequence[Example],
+        config: InjectorConfig,
+        *,
+        seed: int,
+        rounds: int,
+    ) -> None:
+        self.model, self.examples, self.config, self.seed = model, examples, config, seed
+        features = list(model.connectors.parameters())
+        if config.train_encoders:
+            features += model.extractor.encoders.parameters()
+        groups = [{"params": features, "lr": config.feature_learning_rate}]
+        if model.experts is not None:
+            groups.append({"params": model.experts.parameters(), "lr": config.learning_rate})
+        if model.gate is not None:
+            gate = list(model.gate.parameters())
+            groups.append({"params": gate, "lr": config.gate.learning_rate})
+        self.parameters = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+        self.optimiser = torch.optim.AdamW(
+            groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
+        )
+        total = max(1, rounds * config.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: _rate(step, total, config.warmup)
+        )
+
+    def inject(self, round: int, progress: Callable[[int, int, float], None]) -> float:
+        """``config.steps`` optimiser steps; returns their mean loss.
+
+        Raises:
+            RuntimeError: the loss is no longer finite; the model is not to be used.
+        """
+        config, model = self.config, self.model
+        draws = balanced_batches(
+            self.examples, config.batch_size, generator(self.seed, "public", round)
+        )
+        losses = []
+        model.train()
+        with seeded(self.seed, "injection", round):
+            for step, batch in zip(range(1, config.steps + 1), draws, strict=False):
+                answer_loss = model.loss(batch)
+                loss = answer_loss
+                if model.gate is not None and config.gate.mutual_information:
+                    loss = loss - config.gate.mutual_information * model.gate_information()
+                if not math.isfinite(loss.item()):
+                    raise RuntimeError(
+                        f"injection diverged in round {round}, step {step}: loss {loss.item()}; "
+                        "lower injector.learning_rate"
+                    )
+                self.optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+                self.optimiser.step()
+                self.schedule.step()
+                losses.append(answer_loss.item())
+                progress(step, config.steps, losses[-1])
+        model.eval()
+        return sum(losses) / max(len(losses), 1)
+
+
+def _rate(step: int, total: int, warmup: float) -> float:
+    """Linear rise over the warm-up, then half a cosine down to :data:`FLOOR`."""
+    rise = max(1, round(total * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    gone = (step - rise) / max(1, total - rise)
+    return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * min(gone, 1.0))) / 2
+
+
+def balanced_batches(
+    examples: Sequence[Example], size: int, order: torch.Generator
+) -> Iterator[Batch]:
+    """Endless batches in which tasks, and the answers of a task, take turns.
+
+    Within a (task, answer) pair examples come shuffled, each once before any comes again.
+    """
+    strata: dict[str, dict[str, list[Example]]] = {}
+    for example in examples:
+        strata.setdefault(example.task, {}).setdefault(example.answer, []).append(example)
+    streams = {
+        task: [_forever(answers[a], order) for a in sorted(answers)]
+        for task, answers in sorted(strata.items())
+    }
+    turns = {task: 0 for task in streams}
+
+    def draw() -> Iterator[Example]:
+        while True:
+            for task, answers in streams.items():
+                yield next(answers[turns[task] % len(answers)])
+                turns[task] += 1
+
+    source = draw()
+    while True:
+        yield collate([next(source) for _ in range(size)])
+
+
+def _forever(examples: Sequence[Example], order: torch.Generator) -> Iterator[Example]:
+    while True:
+        for i in torch.randperm(len(examples), generator=order).tolist():
+            yield examples[i]

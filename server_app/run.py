@@ -1,0 +1,236 @@
+"""A run from configuration to report: load, ask the FM alone, rounds, test, write."""
+
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from fedkim_core import config as configuration
+from fedkim_core import guard, run_folder
+from fedkim_core.config import Config
+from fedkim_core.data.examples import Example
+from fedkim_core.data.network import SERVER_SETS, Network, prepare
+from fedkim_core.data.site import Site, load_examples
+from fedkim_core.errors import UserError
+from fedkim_core.exchange import Arrays, Contract
+from fedkim_core.metrics import Scores
+from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.models.foundation import load_foundation
+from fedkim_core.models.injected import InjectedModel
+from fedkim_core.report import write_report
+from fedkim_core.seeds import seeded
+from server_app import checkpoint, summary
+from server_app.evaluation import ask, ask_heads, points, score
+from server_app.injection import Injector
+from server_app.recorder import Recorder
+from server_app.strategy import KnowledgeStrategy
+
+
+def build_model(config: Config) -> InjectedModel:
+    """Extractor, foundation model, connectors, gate and experts, initialised from the seed."""
+    foundation = load_foundation(config.foundation)
+    with seeded(config.seed, "extractor"):
+        extractor = KnowledgeExtractor(config, config.cards())
+    with seeded(config.seed, "injector"):
+        return InjectedModel(extractor, foundation, config.injector, config.cards())
+
+
+def load_set(config: Config, name: str) -> tuple[list[Example], bool]:
+    """Examples of ``public``, ``validation`` or ``test``, and whether they are synthetic."""
+    folder = Network(prepare(config)).server_set(name)
+    site = Site.open(folder)
+    split = "train" if name == "public" else name
+    examples = load_examples(
+        site, split=split, cards=config.cards(), image_size=config.data.image_size
+    )
+    if name == "public":
+        examples = [e for e in examples if config.cards()[e.task].role == "train"]
+    if not examples:
+        raise UserError(f"{folder}: the {name} set has no example of this run's tasks")
+    return examples, site.card.synthetic
+
+
+class Run:
+    """One run; :meth:`execute` is all of it."""
+
+    def __init__(self, config: Config, folder: Path, recorder: Recorder) -> None:
+        self.config, self.folder, self.recorder = config, folder, recorder
+        with recorder.phase("prepare"):
+            prepare(config)
+        with recorder.phase("load"):
+            loaded = {name: load_set(config, name) for name in SERVER_SETS}
+            self.sets = {name: examples for name, (examples, _) in loaded.items()}
+            self.synthetic = any(synthetic for _, synthetic in loaded.values())
+            self.model = build_model(config)
+            self.injector = Injector(
+                self.model,
+                self.sets["public"],
+                config.injector,
+                seed=config.seed,
+                rounds=config.rounds,
+            )
+        self.federated: Arrays = {}
+        """The extractor of the last round as aggregated, before injection."""
+        self._validated: dict[str, Scores] = {}
+
+    def execute(self, grid: Grid) -> Path:
+        """Run on ``grid``; returns the path of ``summary.json``."""
+        config, recorder = self.config, self.recorder
+        contract = Contract.of(self.model.extractor)
+        strategy = KnowledgeStrategy(
+            config, contract, guard.code_digest(), recorder, self._inject
+        )
+        strategy.arrays = self.model.extractor.arrays()
+        strategy.discover(grid)
+        recorder.event(
+            "start",
+            rounds=config.rounds,
+            sites=len(strategy.profiles),
+            run_folder=str(self.folder),
+        )
+        with recorder.phase("before"):
+            before = ask(self.model, self.sets["test"], config.evaluation, plain=True)
+
+        def validate(round: int, _: ArrayRecord) -> None:
+            self._validate(round, strategy)
+
+        strategy.start(
+            grid,
+            ArrayRecord(),
+            num_rounds=config.rounds,
+            timeout=config.strategy.reply_timeout,
+            evaluate_fn=validate,
+        )
+        with recorder.phase("test", config.rounds):
+            tasks = self.test(before)
+        recorder.memory.sample()
+        result = summary.build(
+            config,
+            self.model,
+            strategy.profiles,
+            self.sets,
+            tasks,
+            recorder,
+            synthetic=self.synthetic,
+        )
+        return summary.write(self.folder, result)
+
+    def _inject(self, round: int, aggregated: Arrays) -> Arrays:
+        """What the strategy calls between two rounds: measure the extractor, then inject it."""
+        model, config = self.model, self.config
+        self.federated = aggregated
+        model.extractor.load_arrays(aggregated)
+        with self.recorder.phase("validate", round):
+            heads = ask_heads(model.extractor, self.sets["validation"], config.evaluation.batch_size)
+            self._validated = self._score(heads, bootstrap=0)
+        with self.recorder.phase("inject", round):
+            self.injector.inject(
+                round, lambda step, of, loss: self.recorder.step(round, step, of, loss)
+            )
+        with self.recorder.phase("checkpoint", round):
+            checkpoint.save(self.folder, round, model, aggregated, self.injector)
+        return model.extractor.arrays()
+
+    def _validate(self, round: int, strategy: KnowledgeStrategy) -> None:
+        """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
+        trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
+        injected = self._score(ask(self.model, trained, self.config.evaluation), bootstrap=0)
+        for task, card in self.model.cards.items():
+            if task not in injected:
+                continue
+            sites = {
+                site: {
+                    "examples": int(metrics[f"examples.{task}"]),
+                    "loss": metrics[f"loss.{task}"],
+                    "auroc": metrics.get(f"auroc.{task}"),
+                }
+                for site, metrics in sorted(strategy.losses.items())
+                if f"loss.{task}" in metrics
+            }
+            heads = self._validated.get(task)
+            line: dict[str, Any] = {
+                "round": round,
+                "task": task,
+                "role": card.role,
+                "extractor": points(heads) if heads else None,
+                "injected": points(injected[task]),
+                "sites": sites,
+            }
+            self.recorder.metrics(line)
+            self._tell(round, task, injected[task])
+
+    def _tell(self, round: int, task: str, scores: Scores) -> None:
+        metric = self.model.cards[task].metrics[0]
+        if metric in scores.metrics:
+            value = scores.metrics[metric]["value"]
+            self.recorder.event("task", round=round, task=task, metric=metric, value=value)
+
+    def test(self, before: Any) -> dict[str, Any]:
+        """The ``tasks`` part of the summary: FM alone, extractor's own heads, injected FM."""
+        config, model, test = self.config, self.model, self.sets["test"]
+        after = ask(model, test, config.evaluation)
+        injected_arrays = model.extractor.arrays()
+        model.extractor.load_arrays(self.federated)
+        heads = ask_heads(model.extractor, test, config.evaluation.batch_size)
+        model.extractor.load_arrays(injected_arrays)
+        bootstrap = config.evaluation.bootstrap
+        columns = {
+            "before": self._score(before, bootstrap=bootstrap),
+            "extractor": self._score(heads, bootstrap=bootstrap),
+            "injected": self._score(after, bootstrap=bootstrap),
+        }
+        for task, scores in columns["injected"].items():
+            self._tell(config.rounds, task, scores)
+        return summary.task_entries(model.cards, test, columns, synthetic=self.synthetic)
+
+    def _score(self, answers: Any, *, bootstrap: int) -> dict[str, Scores]:
+        return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
+
+
+def execute(overrides: list[str], grid: Grid) -> Path:
+    """Compose, run and report; every failure is an ``end`` event before it is raised."""
+    config = configuration.compose(overrides)
+    folder = run_folder.resolve(config.output)
+    run_folder.claim(folder)
+    configuration.save(config, folder)
+    recorder = Recorder(folder)
+    try:
+        path = Run(config, folder, recorder).execute(grid)
+        write_report(folder)
+    except Exception as error:
+        user = isinstance(error, UserError)
+        message = str(error) if user else f"{type(error).__name__}: {error}"
+        recorder.event("end", ok=False, user=user, message=" ".join(message.split()))
+        raise
+    finally:
+        recorder.close()
+    recorder.event("end", ok=True)
+    return path
+
+
+def evaluate_run(folder: Path, split: str = "test") -> Path:
+    """Ask the checkpoint of a finished run again; writes ``evaluation-<split>.json``.
+
+    Raises:
+        UserError: no run folder, no checkpoint, or no such set.
+    """
+    if split not in ("validation", "test"):
+        raise UserError(f"split={split}: must be validation or test")
+    config = configuration.load(folder)
+    examples, synthetic = load_set(config, split)
+    model = build_model(config)
+    before = ask(model, examples, config.evaluation, plain=True)
+    federated = checkpoint.load(checkpoint.latest(folder), model)
+    after = ask(model, examples, config.evaluation)
+    model.extractor.load_arrays(federated)
+    heads = ask_heads(model.extractor, examples, config.evaluation.batch_size)
+    columns = {
+        name: score(
+            answers, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed
+        )
+        for name, answers in (("before", before), ("extractor", heads), ("injected", after))
+    }
+    tasks = summary.task_entries(model.cards, examples, columns, synthetic=synthetic)
+    result = {"schema_version": 1, "split": split, "synthetic": synthetic, "tasks": tasks}
+    return summary.write(folder, result, f"evaluation-{split}.json")

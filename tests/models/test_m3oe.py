@@ -1,0 +1,204 @@
+"""M3OE against a written-out sum over experts, stock PEFT, and its folded form."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
+from torch import nn
+
+from fedkim_core.config import compose
+from fedkim_core.errors import UserError
+from fedkim_core.models.foundation import load_foundation
+from fedkim_core.models.m3oe import Experts, Gate, fold, mutual_information
+
+
+def make(experts: int, rank: int, **extra: object) -> Experts:
+    config = compose(["foundation=tiny", f"injector.experts={experts}", f"injector.rank={rank}"])
+    model = load_foundation(config.foundation).model.double()
+    made = Experts(model, config.injector.model_copy(update=extra))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in made.parameters():
+        # B starts at zero; an adapter that does nothing would prove nothing.
+        parameter.data = torch.randn(parameter.shape, generator=generator).double() * 0.1
+    return made
+
+
+def alphas(rows: int, experts: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.softmax(torch.randn(rows, experts, generator=generator).double(), -1)
+
+
+def written_out(layer: nn.Module, x: torch.Tensor, alpha: torch.Tensor, rank: int) -> torch.Tensor:
+    """c = W h + s * sum_p alpha_p B_p A_p h, with the loop over experts of the paper."""
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    out = layer.base_layer(x)
+    for p in range(alpha.shape[1]):
+        rows = slice(p * rank, (p + 1) * rank)
+        for i in range(len(x)):
+            out[i] = out[i] + (32.0 / rank) * alpha[i, p] * (x[i] @ a[rows].T @ b[:, rows].T)
+    return out
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    experts=st.integers(1, 6), rank=st.integers(1, 4), rows=st.integers(1, 3), seed=st.integers(0, 9)
+)
+def test_equals_written_out_sum_over_experts(experts: int, rank: int, rows: int, seed: int) -> None:
+    made = make(experts, rank)
+    alpha = alphas(rows, experts, seed)
+    x = torch.randn(rows, 5, 32, generator=torch.Generator().manual_seed(seed)).double()
+    for layer in made._layers[:7]:
+        inner = x if layer.in_features == 32 else x.repeat(1, 1, 2)
+        with torch.no_grad(), made.gated(alpha):
+            got = layer(inner)
+        want = written_out(layer, inner, alpha, rank)
+        torch.testing.assert_close(got, want.detach(), atol=1e-12, rtol=1e-12)
+
+
+def test_lora_scaling_is_applied() -> None:
+    """The released code never applies alpha / r."""
+    one, two = make(2, 2, alpha=16.0), make(2, 2, alpha=32.0)
+    x = torch.randn(1, 3, 32).double()
+    with torch.no_grad(), one.gated(alphas(1, 2)), two.gated(alphas(1, 2)):
+        a, b = one._layers[0], two._layers[0]
+        base = a.base_layer(x)
+        torch.testing.assert_close(2 * (a(x) - base), b(x) - base)
+
+
+def test_one_expert_is_stock_lora() -> None:
+    made = make(1, 4)
+    config = compose(["foundation=tiny"])
+    stock = get_peft_model(
+        load_foundation(config.foundation).model.double(),
+        LoraConfig(r=4, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    stock.load_state_dict(made.model.state_dict())
+    ids = torch.randint(0, 250, (2, 7))
+    with torch.no_grad(), made.gated(torch.ones(2, 1).double()):
+        torch.testing.assert_close(made.model(ids).logits, stock(ids).logits)
+
+
+def test_fold_is_a_plain_adapter(tmp_path) -> None:
+    """Folded, the adapter loads with stock PEFT and answers as the gated model does."""
+    made = make(3, 2)
+    alpha = alphas(1, 3)
+    ids = torch.randint(0, 250, (1, 9))
+    with torch.no_grad(), made.gated(alpha):
+        want = made.model(ids).logits
+    made.model.save_pretrained(str(tmp_path))
+    save_file(fold(made.state(), alpha[0], 2), tmp_path / "adapter_model.safetensors")
+    base = load_foundation(compose(["foundation=tiny"]).foundation).model.double()
+    plain = PeftModel.from_pretrained(base, str(tmp_path), autocast_adapter_dtype=False)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(ids).logits, want, atol=1e-10, rtol=1e-10)
+        merged = plain.merge_and_unload()
+        torch.testing.assert_close(merged(ids).logits, want, atol=1e-10, rtol=1e-10)
+
+
+def test_b_starts_at_zero_and_base_stays_frozen() -> None:
+    config = compose(["foundation=tiny", "injector.experts=3"])
+    foundation = load_foundation(config.foundation)
+    before = copy.deepcopy(foundation.model.state_dict())
+    ids = torch.randint(0, 250, (2, 5))
+    want = foundation.model(ids).logits
+    made = Experts(foundation.model, config.injector)
+    with made.gated(torch.full((2, 3), 1 / 3)):
+        got = made.model(ids).logits
+    torch.testing.assert_close(got, want)
+    got.sum().backward()
+    trainable = {id(p) for p in made.parameters()}
+    for name, parameter in made.model.named_parameters():
+        assert (id(parameter) in trainable) == parameter.requires_grad == ("lora_" in name)
+    own = made.model.base_model.model.state_dict()
+    for name, value in before.items():
+        plain = own[name] if name in own else own[name.replace(".weight", ".base_layer.weight")]
+        torch.testing.assert_close(plain, value)
+
+
+def test_rows_are_gated_apart() -> None:
+    made = make(2, 2)
+    x = torch.randn(1, 4, 32).double().repeat(2, 1, 1)
+    layer = made._layers[0]
+    only = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double()
+    with torch.no_grad(), made.gated(only):
+        both = layer(x)
+    for i in range(2):
+        with torch.no_grad(), made.gated(only[i : i + 1]):
+            torch.testing.assert_close(layer(x[i : i + 1])[0], both[i])
+    assert not torch.allclose(both[0], both[1])
+
+
+def test_outside_gated_is_refused() -> None:
+    made = make(2, 2)
+    with pytest.raises(RuntimeError, match="gated"):
+        made.model(torch.zeros(1, 2, dtype=torch.long))
+
+
+def test_disabled_is_the_foundation_model() -> None:
+    made = make(2, 2)
+    base = load_foundation(compose(["foundation=tiny"]).foundation).model.double()
+    ids = torch.randint(0, 250, (1, 6))
+    with torch.no_grad(), made.disabled():
+        torch.testing.assert_close(made.model(ids).logits, base(ids).logits)
+
+
+def test_unknown_target_is_one_line() -> None:
+    config = compose(["foundation=tiny", "injector.targets=[nothing]"])
+    with pytest.raises(UserError, match=r"injector\.targets") as caught:
+        Experts(load_foundation(config.foundation).model, config.injector)
+    assert "\n" not in str(caught.value)
+
+
+def test_state_round_trip_and_missing_tensor() -> None:
+    made, other = make(2, 2), make(2, 2)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state(made.state())
+    for a, b in zip(made.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    broken = dict(made.state())
+    broken.popitem()
+    with pytest.raises(UserError, match="missing"):
+        other.load_state(broken)
+
+
+@settings(max_examples=25, deadline=None)
+@given(pad=st.integers(1, 6), seed=st.integers(0, 99), normalise=st.booleans())
+def test_gate_ignores_padding(pad: int, seed: int, normalise: bool) -> None:
+    """The released gate lets padding into attention and pooling."""
+    torch.manual_seed(seed)
+    gate = Gate(16, 5, 8, normalise=normalise).double()
+    task, modality = torch.randn(2, 4, 16).double(), torch.randn(2, 3, 16).double()
+    masks = torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)
+    want = gate(task, masks[0], modality, masks[1])
+    junk = 100 * torch.randn(2, pad, 16).double()
+    mask = torch.zeros(2, pad, dtype=torch.bool)
+    got = gate(
+        torch.cat([task, junk], 1),
+        torch.cat([masks[0], mask], 1),
+        torch.cat([modality, junk], 1),
+        torch.cat([masks[1], mask], 1),
+    )
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got.sum(-1), torch.ones(2).double())
+
+
+def test_gate_is_the_published_formula() -> None:
+    torch.manual_seed(0)
+    gate = Gate(16, 3, 8, normalise=False).double()
+    task, modality = torch.randn(1, 4, 16).double(), torch.randn(1, 2, 16).double()
+    query, key = modality[0] @ gate.query.weight.T, task[0] @ gate.key.weight.T
+    beta = torch.softmax(query @ key.T / 8**0.5, -1) @ (task[0] @ gate.value.weight.T)
+    want = torch.softmax(gate.mlp(beta.mean(0)), -1)
+    ones = torch.ones(1, 4, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)
+    torch.testing.assert_close(gate(task, ones[0], modality, ones[1])[0], want)
+
+
+def test_mutual_information_ends() -> None:
+    uniform = torch.full((4, 8), 1 / 8)
+    torch.testing.assert_close(mutual_information(uniform), torch.tensor(0.0))
+    torch.testing.assert_close(mutual_information(torch.eye(4)), torch.tensor(4.0).log())
