@@ -67,9 +67,7 @@ def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workp
     site = Site.open(folder)
     trained = {name: card for name, card in config.cards().items() if card.role == "train"}
     examples = {
-        split: load_examples(
-            site, split=split, cards=trained, image_size=config.data.image_size
-        )
+        split: load_examples(site, split=split, cards=trained, image_size=config.data.image_size)
         for split in ("train", "validation")
     }
     with seeded(config.seed, "extractor"):

@@ -109,7 +109,7 @@ def _weights(examples: Sequence[Example], *, balance: bool) -> dict[tuple[str, s
         key = example.task, example.answer
         counts[key] = counts.get(key, 0) + 1
     tasks = {task for task, _ in counts}
-    weights = {}
+    weights: dict[tuple[str, str], float] = {}
     for task in tasks:
         own = {answer: n for (t, answer), n in counts.items() if t == task}
         most = max(own.values())

@@ -1,8 +1,8 @@
 """The only door to the wire: what may cross it, and how it is encoded.
 
 From the server to a site go the extractor's arrays and the instructions of a round. From a site to
-the server go a :class:`SiteProfile` (names and counts) and a :class:`KnowledgeUpdate` (arrays of the
-modules on the allow-list, counts, metrics on the allow-list). Everything else raises
+the server go a :class:`SiteProfile` (names and counts) and a :class:`KnowledgeUpdate` (arrays of
+the modules on the allow-list, counts, metrics on the allow-list). Everything else raises
 :class:`ExchangeError`, before sending as well as after receiving.
 """
 

@@ -23,7 +23,9 @@ from server_app.injection import Injector
 FOLDER = "checkpoints"
 
 
-def save(run: Path, round: int, model: InjectedModel, federated: Arrays, injector: Injector) -> Path:
+def save(
+    run: Path, round: int, model: InjectedModel, federated: Arrays, injector: Injector
+) -> Path:
     """Write the checkpoint of ``round`` and remove older ones.
 
     Raises:

@@ -72,14 +72,12 @@ def _ask_task(
     config: EvaluationConfig,
     *,
     plain: bool,
-) -> list[float] | list[str]:
+) -> list[float | str]:
     model.eval()
     if model.cards[task].answer == "yes_no":
-        scores = [
-            model.score(batch, plain=plain) for batch in batches(examples, config.batch_size)
-        ]
-        return [float(value) for value in torch.cat(scores).tolist()]
-    texts: list[str] = []
+        scores = [model.score(batch, plain=plain) for batch in batches(examples, config.batch_size)]
+        return list(torch.cat(scores).tolist())
+    texts: list[float | str] = []
     for batch in batches(examples, config.batch_size):
         texts += model.generate(batch, config.max_new_tokens, plain=plain)
     return texts

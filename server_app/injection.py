@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -34,13 +35,13 @@ class Injector:
         features = list(model.connectors.parameters())
         if config.train_encoders:
             features += model.extractor.encoders.parameters()
-        groups = [{"params": features, "lr": config.feature_learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": features, "lr": config.feature_learning_rate}]
         if model.experts is not None:
             groups.append({"params": model.experts.parameters(), "lr": config.learning_rate})
         if model.gate is not None:
             gate = list(model.gate.parameters())
             groups.append({"params": gate, "lr": config.gate.learning_rate})
-        self.parameters = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+        self.parameters = [p for group in groups for p in group["params"]]
         self.optimiser = torch.optim.AdamW(
             groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
         )
@@ -106,7 +107,7 @@ def balanced_batches(
         task: [_forever(answers[a], order) for a in sorted(answers)]
         for task, answers in sorted(strata.items())
     }
-    turns = {task: 0 for task in streams}
+    turns = dict.fromkeys(streams, 0)
 
     def draw() -> Iterator[Example]:
         while True:

@@ -1,4 +1,4 @@
-"""Everything a run writes while it goes: events, metrics, curves, and the figures of its summary."""
+"""What a run writes while it goes: events, metrics, curves, and the figures of its summary."""
 
 import json
 import threading

@@ -78,9 +78,7 @@ class Run:
         """Run on ``grid``; returns the path of ``summary.json``."""
         config, recorder = self.config, self.recorder
         contract = Contract.of(self.model.extractor)
-        strategy = KnowledgeStrategy(
-            config, contract, guard.code_digest(), recorder, self._inject
-        )
+        strategy = KnowledgeStrategy(config, contract, guard.code_digest(), recorder, self._inject)
         strategy.arrays = self.model.extractor.arrays()
         strategy.discover(grid)
         recorder.event(
@@ -122,7 +120,9 @@ class Run:
         self.federated = aggregated
         model.extractor.load_arrays(aggregated)
         with self.recorder.phase("validate", round):
-            heads = ask_heads(model.extractor, self.sets["validation"], config.evaluation.batch_size)
+            heads = ask_heads(
+                model.extractor, self.sets["validation"], config.evaluation.batch_size
+            )
             self._validated = self._score(heads, bootstrap=0)
         with self.recorder.phase("inject", round):
             self.injector.inject(
@@ -226,9 +226,7 @@ def evaluate_run(folder: Path, split: str = "test") -> Path:
     model.extractor.load_arrays(federated)
     heads = ask_heads(model.extractor, examples, config.evaluation.batch_size)
     columns = {
-        name: score(
-            answers, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed
-        )
+        name: score(answers, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed)
         for name, answers in (("before", before), ("extractor", heads), ("injected", after))
     }
     tasks = summary.task_entries(model.cards, examples, columns, synthetic=synthetic)

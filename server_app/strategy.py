@@ -1,9 +1,9 @@
 """The round: sites are asked, their updates folded in as they arrive, and the result injected.
 
-A Flower strategy (``flwr.serverapp.strategy``). It differs from the stock ones where the method does:
-aggregation is per module and by what a site really trained on, replies are consumed one by one, the
-aggregate passes through the injector before the next round sends it, and a round in which no update
-was valid fails the run.
+A Flower strategy (``flwr.serverapp.strategy``). It differs from the stock ones where the method
+does: aggregation is per module and by what a site really trained on, replies are consumed one by
+one, the aggregate passes through the injector before the next round sends it, and a round in which
+no update was valid fails the run.
 """
 
 import math
@@ -79,7 +79,7 @@ class KnowledgeStrategy(Strategy):
             self._nodes[profile.site] = reply.metadata.src_node_id
         self.profiles = dict(sorted(self.profiles.items()))
         if not self.profiles:
-            raise RoundFailed("no site answered; see left_out in progress.jsonl and the sites' logs")
+            raise RoundFailed("no site answered; its reasons stand in progress.jsonl")
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
         deadline = time.monotonic() + self.config.strategy.reply_timeout
@@ -211,9 +211,7 @@ class KnowledgeStrategy(Strategy):
             if waiting:
                 time.sleep(POLL)
 
-    def _valid_updates(
-        self, round: int, replies: Iterable[Message]
-    ) -> Iterator[KnowledgeUpdate]:
+    def _valid_updates(self, round: int, replies: Iterable[Message]) -> Iterator[KnowledgeUpdate]:
         of = len(self._sample(round))
         for done, reply in enumerate(replies, 1):
             site = self._site(reply)

@@ -1,4 +1,4 @@
-"""``summary.json``: what a run reached, sent and cost. The schema is documented in docs/summary.md."""
+"""``summary.json``: what a run reached, sent and cost; its schema stands in docs/summary.md."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def task_entries(
         }
         if card.answer == "yes_no":
             entry["positives"] = sum(e.task == name and e.answer == YES for e in test)
-        absent = {}
+        absent: dict[str, str] = {}
         for column in COLUMNS:
             scores = columns[column].get(name)
             entry[column] = dict(scores.metrics) if scores else None

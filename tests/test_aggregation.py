@@ -107,5 +107,7 @@ def test_refuses_numbers_that_are_no_weights() -> None:
 
 def test_find_names_the_choices() -> None:
     assert aggregation.find("weighted_mean") is weighted_mean
-    with pytest.raises(UserError, match=r"strategy\.aggregation=median: unknown; one of weighted_mean"):
+    with pytest.raises(
+        UserError, match=r"strategy\.aggregation=median: unknown; one of weighted_mean"
+    ):
         aggregation.find("median")

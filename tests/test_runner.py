@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedkim_core import runner, superlink
+from fedkim_core import runner
 from fedkim_core.config import compose, split_overrides
 from fedkim_core.errors import UserError
 from fedkim_core.paths import APP
+from fedkim_core.progress import Progress
+from fedkim_core.superlink import RunFailure, RunStatus
 
 MANIFEST = """
 [project]
@@ -81,9 +83,6 @@ def main(grid, context):
         time.sleep(600)
     if values["mode"] == "raise":
         raise ValueError("the mini app was told to fail")
-    if values["mode"] == "user":
-        emit("end", ok=False, user=True, message="foundation.model=x: no such folder")
-        raise RuntimeError("ended")
     while len(nodes := sorted(grid.get_node_ids())) < 2:
         time.sleep(0.1)
     emit("start", rounds=1, sites=len(nodes), run_folder=str(folder))
@@ -94,8 +93,7 @@ def main(grid, context):
         number = reply.content["metrics"]["examples"]
         emit("site", round=1, site=f"site-{number}", loss=0.5, examples=number, bytes_up=1,
              done=done, of=2)
-    if values["mode"] != "silent":
-        (folder / "summary.json").write_text(json.dumps({"overrides": overrides}))
+    (folder / "summary.json").write_text(json.dumps({"overrides": overrides}))
     emit("end", ok=True)
 """
 
@@ -148,7 +146,7 @@ def test_a_run_completes(mini: Path, folder: Path) -> None:
 
 @pytest.mark.e2e
 def test_a_failed_run_says_why_and_where(mini: Path, folder: Path) -> None:
-    with pytest.raises(superlink.RunFailure) as failure:
+    with pytest.raises(RunFailure) as failure:
         launch(mini, folder, "raise")
     message = str(failure.value)
     assert "the mini app was told to fail" in message
@@ -157,10 +155,30 @@ def test_a_failed_run_says_why_and_where(mini: Path, folder: Path) -> None:
     assert "Traceback" in (folder / "run.log").read_text()
 
 
-@pytest.mark.e2e
-def test_a_users_mistake_that_the_server_found_stays_one(mini: Path, folder: Path) -> None:
-    with pytest.raises(UserError, match=r"^foundation.model=x: no such folder$"):
-        launch(mini, folder, "user")
+@pytest.mark.parametrize(
+    ("status", "end", "fault", "message"),
+    [
+        ("failed", {"ok": False, "user": True, "message": "a=b: bad"}, UserError, "a=b: bad"),
+        ("failed", {"ok": False, "message": "E: why"}, RunFailure, "the run failed: E: why; see "),
+        ("failed", None, RunFailure, "the run failed: two lines; see "),
+        ("stopped", {"ok": True}, RunFailure, "the run failed: two lines; see "),
+        # Flower says "completed", but nothing came of it.
+        ("completed", {"ok": True}, RunFailure, "the run ended without a summary.json; see "),
+        ("completed", {"ok": False, "message": "no"}, RunFailure, "the run failed: no; see "),
+    ],
+)
+def test_verdict(
+    status: str, end: dict[str, object] | None, fault: type[Exception], message: str, tmp_path: Path
+) -> None:
+    progress = Progress(end=end)
+    with pytest.raises(fault) as raised:
+        runner._judge(RunStatus(f"finished:{status}", "two lines"), progress, tmp_path)
+    assert str(raised.value).startswith(message)
+
+
+def test_verdict_of_a_good_run(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    runner._judge(RunStatus("finished:completed", ""), Progress(end={"ok": True}), tmp_path)
 
 
 @pytest.mark.e2e

@@ -36,7 +36,7 @@ class Features:
     rows: Tensor
     """``[b]`` int64: the rows of the batch that have this modality, ascending."""
     values: Tensor
-    """``[b, ...]`` float32; tables ``[b, hours, variables]`` hold NaN where nothing was observed."""
+    """``[b, ...]`` float32; tables ``[b, hours, variables]`` hold NaN where not observed."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
         raise UserError(f"{root / 'sites'}: holds no site folder")
     for name in SERVER_SETS:
         if not network.server_set(name).is_dir():
-            raise UserError(f"{network.server_set(name)}: not found; the server needs its {name} set")
+            raise UserError(f"{network.server_set(name)}: not found; the server needs it")
     folders = [*network.sites, *(network.server_set(name) for name in SERVER_SETS)]
     patients: dict[str, Path] = {}
     for done, folder in enumerate(folders):

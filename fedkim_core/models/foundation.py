@@ -1,4 +1,4 @@
-"""Load a frozen causal language model: the bundled one, a folder, a hub name, or a tiny random one."""
+"""Load a frozen causal language model: bundled, a folder, a hub name, or a tiny random one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from fedkim_core.config import FoundationConfig
 from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
 from fedkim_core.models.bundled import bundled_folder
-
 
 ANSWER = "Answer:"
 """What a prompt ends with."""
@@ -59,7 +58,7 @@ class Foundation:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def start_ids(self) -> list[int]:
-        """What the tokenizer puts before every text (often one beginning-of-text token, or none)."""
+        """What the tokenizer puts before every text: a beginning-of-text token, or nothing."""
         with_start = list(self.tokenizer("a")["input_ids"])
         plain = self.token_ids("a")
         return with_start[: len(with_start) - len(plain)] if with_start[-1:] == plain[-1:] else []
@@ -79,7 +78,8 @@ class Foundation:
         It belongs to the prompt, so that the first token of an answer tells yes from no.
         """
         yes, no = self._after_answer(YES), self._after_answer(NO)
-        same = next((i for i, pair in enumerate(zip(yes, no, strict=False)) if pair[0] != pair[1]), None)
+        pairs = enumerate(zip(yes, no, strict=False))
+        same = next((i for i, (a, b) in pairs if a != b), None)
         if same is None:
             raise UserError(f"foundation {self.name}: its tokenizer does not tell yes from no")
         return yes[:same]
@@ -133,6 +133,7 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     """
     device = _device(config.device)
     dtype = _dtype(config.dtype, device)
+    model: Any
     if config.source == "tiny":
         model, tokenizer = _tiny(), _byte_tokenizer()
     else:
@@ -143,7 +144,8 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     if tokenizer.eos_token_id is None:
         raise UserError(f"foundation {config.name}: its tokenizer has no end-of-text token")
     model.requires_grad_(False).eval()
-    return Foundation(config.name, model.to(device, dtype), tokenizer, device, dtype)
+    model.to(device=device, dtype=dtype)
+    return Foundation(config.name, model, tokenizer, device, dtype)
 
 
 def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:

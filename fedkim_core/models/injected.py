@@ -8,6 +8,7 @@ A question becomes one sequence, padded on the left so that answers start in the
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,10 @@ class InjectedModel(nn.Module):
 
     @torch.no_grad()
     def score(self, batch: Batch, *, plain: bool = False) -> Tensor:
-        """``[B]`` logit of "yes" against "no" as the next token; ``plain``: the FM alone, text only."""
+        """``[B]`` logit of "yes" against "no" as the next token.
+
+        ``plain``: the foundation model alone, which sees only the text.
+        """
         with self._autocast():
             sequences = self._sequences(batch, answers=False, plain=plain)
             with self._gated(batch, plain=plain):
@@ -103,10 +107,11 @@ class InjectedModel(nn.Module):
     def generate(self, batch: Batch, max_new_tokens: int, *, plain: bool = False) -> list[str]:
         """Greedy answers, so that the same model always says the same."""
         foundation = self.foundation
+        model: Any = foundation.model
         with self._autocast():
             sequences = self._sequences(batch, answers=False, plain=plain)
             with self._gated(batch, plain=plain):
-                ids = foundation.model.generate(
+                ids = model.generate(
                     inputs_embeds=sequences.embeddings,
                     attention_mask=sequences.mask.long(),
                     max_new_tokens=max_new_tokens,

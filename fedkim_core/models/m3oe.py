@@ -15,6 +15,7 @@ leaves a plain PEFT adapter that needs no gate.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import (
@@ -54,7 +55,7 @@ class Gate(nn.Module):
     def forward(
         self, task: Tensor, task_mask: Tensor, modality: Tensor, modality_mask: Tensor
     ) -> Tensor:
-        """``task [N, n, e]``, ``modality [N, m, e]``, masks True where there is a token: ``[N, P]``."""
+        """``task [N, n, e]``, ``modality [N, m, e]``, masks True at tokens; gives ``[N, P]``."""
         task, modality = self.task_norm(task), self.modality_norm(modality)
         query, key, value = self.query(modality), self.key(task), self.value(task)
         beta = nn.functional.scaled_dot_product_attention(
@@ -90,7 +91,7 @@ class Experts:
         lora = LoraConfig(
             r=config.experts * config.rank,
             # PEFT scales by lora_alpha / (P*r); the method's scale is alpha / r.
-            lora_alpha=config.alpha * config.experts,
+            lora_alpha=cast(int, config.alpha * config.experts),
             lora_dropout=config.dropout,
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",

@@ -45,7 +45,10 @@ def written_out(layer: nn.Module, x: torch.Tensor, alpha: torch.Tensor, rank: in
 
 @settings(max_examples=20, deadline=None)
 @given(
-    experts=st.integers(1, 6), rank=st.integers(1, 4), rows=st.integers(1, 3), seed=st.integers(0, 9)
+    experts=st.integers(1, 6),
+    rank=st.integers(1, 4),
+    rows=st.integers(1, 3),
+    seed=st.integers(0, 9),
 )
 def test_equals_written_out_sum_over_experts(experts: int, rank: int, rows: int, seed: int) -> None:
     made = make(experts, rank)

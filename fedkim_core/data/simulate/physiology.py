@@ -169,12 +169,11 @@ def inputs(patients: Patients, course: Course, rng: np.random.Generator) -> tupl
     due = (hour + rng.integers(0, 8, (n, 1))) % every == 0
     fed = course.sedated & (hour > rng.uniform(18, 60, (n, 1)))
     diuretic = rng.random(shape) < 0.004 + 0.10 * failing
-    weight = 1 + 0.0 * hour
     rates = {
         "crystalloid": np.where(bolus, rng.uniform(250, 800, shape), 70 * np.exp(0.5 * drift[0])),
         "colloid": rng.uniform(100, 400, shape),
         "red_cells": rng.uniform(120, 320, shape),
-        "enteral_feed": 45 * np.exp(0.25 * drift[1]) * weight,
+        "enteral_feed": 45 * np.exp(0.25 * drift[1]),
         "noradrenaline": 0.45 * pressor * np.exp(0.35 * drift[2]) + 0.01,
         "vasopressin": 1.2 + 1.2 * pressor,
         "propofol": 1.9 * np.exp(0.35 * drift[3]),

@@ -14,8 +14,8 @@ from fedkim_core.data.simulate.signal import LEADS, RATE, SAMPLES, clean_leads
 NOISE_KINDS = ("none", "baseline drift", "static noise", "burst noise", "electrode problem")
 """What may be asked for; the words of the PTB-XL signal quality annotation."""
 
-NOISY_SHARE = 0.3
-"""A lead counts as noisy when it shows this share of the artefact of the worst lead.
+NOISY_SHARE, NOISY_SIZE = 0.3, 0.1
+"""A lead counts as noisy when it shows this share of the worst lead's artefact, or this many mV.
 
 An arm electrode is a third of Wilson's terminal, so when it is bad the chest leads are noisy too.
 """
@@ -64,7 +64,8 @@ def record(patients: Patients, rng: np.random.Generator) -> Recording:
     potentials += 0.02 * _drift(n, rng)
     artefact = np.einsum("le,net->nlt", ELECTRODES, _artefacts(kind, bad, rng))
     size = artefact.std(axis=2)
-    shown = (size >= NOISY_SHARE * size.max(axis=1, keepdims=True)) & (kind > 0)[:, None]
+    plain = np.minimum(NOISY_SHARE * size.max(axis=1, keepdims=True), NOISY_SIZE)
+    shown = (size >= plain) & (kind > 0)[:, None]
     leads = clean + artefact + np.einsum("le,net->nlt", ELECTRODES, potentials)
     leads = _amplify(leads, patients, rng)
     return Recording(np.ascontiguousarray(leads.transpose(0, 2, 1)), kind, np.asarray(shown))

@@ -1,6 +1,7 @@
 """A small residual convolutional network for radiographs."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         steps = [1, *channels]
-        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in zip(steps, steps[1:], strict=False)))
+        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in pairwise(steps)))
         self.project = nn.Conv2d(channels[-1], width, 1)
         side = image_size
         for _ in channels:

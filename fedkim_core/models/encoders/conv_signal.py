@@ -1,6 +1,7 @@
 """A small residual 1-D convolutional network for electrocardiograms."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         steps = [len(modality.leads), *channels]
-        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in zip(steps, steps[1:], strict=False)))
+        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in pairwise(steps)))
         self.project = nn.Conv1d(channels[-1], width, 1)
         length = modality.samples
         for _ in channels:

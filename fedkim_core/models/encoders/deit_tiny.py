@@ -1,4 +1,4 @@
-"""DeiT-tiny (Touvron et al. 2021): the image encoder of the paper, without its distillation token."""
+"""DeiT-tiny (Touvron et al. 2021), the image encoder of the paper, without distillation token."""
 
 import torch
 from torch import Tensor, nn

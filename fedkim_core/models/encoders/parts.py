@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class TokenPool(nn.Module):
-    """K learned queries read a sequence of features by attention: ``[b, n, width] -> [b, K, width]``.
+    """K learned queries read features by attention: ``[b, n, width] -> [b, K, width]``.
 
     This fixes how many tokens the foundation model sees, whatever the encoder's resolution.
     """

@@ -1,0 +1,116 @@
+"""The `fedkim` command as a person types it: texts, exit codes, one line per mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedkim_core import __version__
+from fedkim_core.paths import APP
+
+
+def fedkim(*arguments: str | Path, cwd: Path = APP) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fedkim_core.cli", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "200", "PYTHONPATH": str(APP), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def assert_mistake(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """One line on standard error, no stack trace, exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "hospitals"
+    sizes = ["--patients", "10", "--public-patients", "4"]
+    sizes += ["--validation-patients", "4", "--test-patients", "4"]
+    done = fedkim("simulate", "--out", out, "--sites", "2", "--seed", "7", *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "2 synthetic hospitals" in done.stdout
+    return out
+
+
+def test_help_teaches() -> None:
+    text = fedkim("--help").stdout
+    for command in ("run", "simulate", "check-site", "prepare", "evaluate", "report"):
+        assert f" {command} " in text
+    assert "Start with fedkim run" in text
+
+
+def test_help_of_run_has_examples_arguments_and_exit_codes() -> None:
+    text = fedkim("run", "--help").stdout
+    for part in ("fedkim run strategy=fedprox rounds=5", "KEY=VALUE", "Exit code: 0 completed"):
+        assert part in text
+    assert "A group picks a file of conf/" in text
+
+
+def test_version() -> None:
+    assert fedkim("--version").stdout == f"fedkim {__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'flwr', 'polars', 'hydra', 'pydantic', 'numpy', 'transformers'}"
+    code = f"import sys, fedkim_core.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=APP, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_simulated_sites_pass_the_check(hospitals: Path) -> None:
+    folders = sorted((hospitals / "sites").iterdir())
+    assert len(folders) == 2
+    done = fedkim("check-site", folders[0])
+    assert done.returncode == 0, done.stderr
+    first, *counts = done.stdout.splitlines()
+    assert "synthetic, 10 patients" in first
+    assert all(line.startswith("  ") and line.split()[-1].isdigit() for line in counts)
+    assert any(" train: " in line for line in counts)
+
+
+def test_check_site_prints_every_fault(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("name: north\nschema_version: 1\ntasks: [no_such_task]\n")
+    done = fedkim("check-site", tmp_path)
+    faults = done.stdout.splitlines()
+    assert len(faults) >= 2
+    assert any("no_such_task" in line for line in faults)
+    assert any("examples.parquet" in line for line in faults)
+    assert_mistake(done, f"{tmp_path}: {len(faults)} faults")
+
+
+def test_prepare_list() -> None:
+    done = fedkim("prepare", "--list")
+    assert done.returncode == 0
+    assert any(line.startswith("ptbxl: ecg_abnormal") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "rounds=0"], "rounds=0: input should be greater than or equal to 1"),
+        (["run", "strategy=best"], "strategy=best: unknown; one of "),
+        (["run", "=="], "cannot read override"),
+        (["prepare"], "data set (none): unknown; one of "),
+        (["prepare", "mnist"], "data set mnist: unknown; one of "),
+        (["prepare", "ptbxl"], "prepare ptbxl: needs --source and --out"),
+        (["check-site", "nowhere"], "nowhere: 1 fault"),
+        (["report", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--split", "train"], "split=train: must be validation or test"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
+    assert_mistake(fedkim(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_command_and_option_exit_2() -> None:
+    assert fedkim("lern").returncode == 2
+    assert fedkim("simulate").returncode == 2
