@@ -19,6 +19,8 @@ FRACTION_BITS = 36
 """Sums are kept as integers in units of 2^-36: integer addition does not depend on the order in
 which sites reply, float addition does. The rounding is below 2e-11 per site, the room
 2^63 / 2^36 = 1.3e8 for the sum over sites of examples * parameter."""
+LARGEST = 2.0**20
+"""Room of one site: examples * parameter."""
 
 
 def weighted_mean(updates: Iterable[KnowledgeUpdate]) -> Arrays:
@@ -29,11 +31,12 @@ def weighted_mean(updates: Iterable[KnowledgeUpdate]) -> Arrays:
     result is the same to the bit for every order of the updates.
 
     Raises:
-        ExchangeError: a parameter is too large to be a trained weight.
+        ExchangeError: as :func:`check_summable`.
     """
     sums: Arrays = {}
     weights: dict[str, int] = {}
     for update in updates:
+        check_summable(update)
         for module, parameters in update.arrays.items():
             weight = update.examples[module]
             weights[module] = weights.get(module, 0) + weight
@@ -50,11 +53,20 @@ def weighted_mean(updates: Iterable[KnowledgeUpdate]) -> Arrays:
     }
 
 
+def check_summable(update: KnowledgeUpdate) -> None:
+    """Refuse an update whose numbers have no room in the sum over sites.
+
+    Raises:
+        ExchangeError: a parameter times its examples is beyond what training gives.
+    """
+    for module, parameters in update.arrays.items():
+        for name, value in parameters.items():
+            if float(value.abs().max()) * update.examples[module] >= LARGEST:
+                raise ExchangeError(f"{module}/{name}: a parameter is too large to be averaged")
+
+
 def _fixed_point(value: Tensor, weight: int) -> Tensor:
-    scaled = value.double() * weight
-    if bool((scaled.abs() >= 2.0 ** (62 - FRACTION_BITS) / 64).any()):
-        raise ExchangeError("a parameter is too large to be averaged")
-    return torch.round(scaled * 2.0**FRACTION_BITS).to(torch.int64)
+    return torch.round(value.double() * weight * 2.0**FRACTION_BITS).to(torch.int64)
 
 
 def find(name: str) -> Aggregation:

@@ -232,7 +232,8 @@ def require(*modules: str) -> None:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console()
+    # Rich takes 80 columns for a file or pipe; the table of results wants more.
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -18,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
@@ -29,10 +30,12 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+Names = Annotated[tuple[str, ...], Strict(False)]
+"""A list, as YAML has no tuple."""
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataConfig(_Section):
@@ -41,7 +44,8 @@ class DataConfig(_Section):
     name: str
     kind: Literal["synthetic", "folder"]
     root: str | None = None
-    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``."""
+    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``; of synthetic data,
+    where to make it (default: the cache folder)."""
     sites: Positive = 5
     """Synthetic data only: how many hospitals, and how many patients each."""
     patients: Annotated[int, Field(ge=10)] = 400
@@ -50,6 +54,12 @@ class DataConfig(_Section):
     test_patients: Annotated[int, Field(ge=1)] = 300
     image_size: Annotated[int, Field(ge=16, le=1024)] = 64
     """Images are resized to this many pixels a side when they are read."""
+
+    @model_validator(mode="after")
+    def _has_root(self) -> "DataConfig":
+        if self.kind == "folder" and not self.root:
+            raise ValueError("kind folder needs data.root, the folder of the site folders")
+        return self
 
 
 class EncoderConfig(BaseModel):
@@ -121,7 +131,7 @@ class InjectorConfig(_Section):
     alpha: Annotated[float, Field(gt=0)]
     """lora_alpha; the experts' output is scaled by alpha / rank."""
     dropout: Probability
-    targets: str | tuple[str, ...]
+    targets: str | Names
     """``all-linear`` or the names of the linear layers to adapt."""
     learning_rate: Rate
     """Of the experts."""
@@ -186,7 +196,7 @@ class Config(_Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     rounds: Positive
-    tasks: Literal["all"] | tuple[str, ...]
+    tasks: Literal["all"] | Names
     output: str | None
     """The run folder; default ``outputs/<time>``."""
     data: DataConfig
@@ -236,7 +246,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra_compose("config", overrides=list(overrides))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         raise UserError(_hydra_message(error)) from error
     if isinstance(values, dict):
         values.pop("experiment", None)
@@ -252,14 +262,15 @@ def _check_groups(overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(f"cannot read override: {str(error).splitlines()[0]}") from error
+    groups = {path.name: path for path in CONF.iterdir() if path.is_dir()}
     for override in parsed:
-        folder = CONF / override.key_or_group
-        value = override.value()
-        if override.key_or_group == "task":
+        group, value = override.key_or_group, override.value()
+        if group == "task":
             raise UserError(f"task={value}: select tasks with tasks=[name,...]")
-        if folder.is_dir() and not (folder / f"{value}.yaml").is_file():
-            choices = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-            raise UserError(f"{override.key_or_group}={value}: unknown; one of {choices}")
+        if group in groups:
+            choices = sorted(path.stem for path in groups[group].glob("*.yaml"))
+            if value not in choices:
+                raise UserError(f"{group}={value}: unknown; one of {', '.join(choices)}")
 
 
 def _hydra_message(error: Exception) -> str:
@@ -289,8 +300,14 @@ def _known_keys() -> list[str]:
 
 def _schema_message(error: ValidationError) -> str:
     lines = []
+    known = set(_known_keys())
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"])
+        parts = [str(part) for part in fault["loc"]]
+        key = ".".join(parts)
+        # Of a setting of several types pydantic adds the type that it tried last.
+        while parts and key not in known and fault["type"] != "extra_forbidden":
+            parts.pop()
+            key = ".".join(parts)
         value = "" if isinstance(fault["input"], dict | BaseModel) else f"={fault['input']!r}"
         if fault["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.4)
@@ -308,8 +325,18 @@ def save(config: Config, folder: Path) -> None:
 
 
 def load(folder: Path) -> Config:
-    """Read the configuration that :func:`save` wrote."""
+    """Read the configuration that :func:`save` wrote.
+
+    Raises:
+        UserError: there is none, or somebody has changed it for the worse.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path}: not found; is {folder} a run folder?")
-    return Config.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
+    try:
+        return Config.model_validate(OmegaConf.to_container(OmegaConf.load(path)))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_schema_message(error)}") from error
+    except (OSError, ValueError, OmegaConfBaseException, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read: {reason}") from error

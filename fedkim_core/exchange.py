@@ -193,10 +193,7 @@ def decode_update(message: Message, contract: Contract) -> KnowledgeUpdate:
         ExchangeError: says what is wrong with it.
     """
     content = message.content
-    records = {ARRAYS, EXAMPLES, METRICS, SITE}
-    if set(content) != records:
-        odd = sorted(set(content) ^ records)
-        raise ExchangeError(f"record {odd[0]!r} missing or unknown")
+    _check_records(content, ARRAYS, EXAMPLES, METRICS, SITE)
     try:
         update = KnowledgeUpdate(
             site=str(content.config_records[SITE]["site"]),
@@ -204,10 +201,17 @@ def decode_update(message: Message, contract: Contract) -> KnowledgeUpdate:
             examples=_counts(content.metric_records[EXAMPLES]),
             metrics=_numbers(content.metric_records[METRICS]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExchangeError(f"cannot be decoded: {error}") from error
+    except ExchangeError:
+        raise
+    except Exception as error:  # bytes that a hostile site made up can raise anything
+        raise ExchangeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
     _check_update(update, contract)
     return update
+
+
+def _check_records(content: RecordDict, *names: str) -> None:
+    if odd := sorted(set(content) ^ set(names)):
+        raise ExchangeError(f"record {odd[0]!r} missing or unknown")
 
 
 def _check_update(update: KnowledgeUpdate, contract: Contract) -> None:
@@ -232,6 +236,7 @@ def encode_metrics(site: str, metrics: Mapping[str, float], contract: Contract) 
 
 def decode_metrics(message: Message, contract: Contract) -> tuple[str, dict[str, float]]:
     """What :func:`encode_metrics` made, checked."""
+    _check_records(message.content, METRICS, SITE)
     metrics = _numbers(message.content.metric_records[METRICS])
     contract.check_metrics(metrics)
     return str(message.content.config_records[SITE]["site"]), metrics
@@ -250,6 +255,7 @@ def encode_profile(profile: SiteProfile, contract: Contract) -> RecordDict:
 
 def decode_profile(message: Message, contract: Contract) -> SiteProfile:
     """What :func:`encode_profile` made, checked."""
+    _check_records(message.content, EXAMPLES, SITE)
     record = message.content.config_records[SITE]
     modalities = record["modalities"]
     profile = SiteProfile(

@@ -19,30 +19,32 @@ from fedkim_core.paths import APP, CONF
 PACKAGES = ("client_app", "fedkim_core", "server_app")
 
 
-def check_origin(*files: str, app: Path = APP) -> None:
-    """Refuse to go on when this process mixes code of two copies of the application.
+def check_origin(*files: str) -> None:
+    """Refuse to go on when this process runs, or mixes in, another copy of the application.
 
-    Both applications call it on import with their own ``__file__``.
+    Both applications call it on import with their own ``__file__``. A copy whose code and
+    configuration equal the running bundle's passes: ``flwr run .`` in a checkout makes its Ray
+    workers import from there.
 
     Args:
-        files: ``__file__`` of modules that must lie in a package directly under ``app``.
-        app: The folder that holds the imported ``fedkim_core``.
+        files: ``__file__`` of modules that must lie in a package beside the imported
+            ``fedkim_core``.
 
     Raises:
         UserError: names the module's file and the folder it should have come from.
     """
     running = _bundle()
-    if running is not None and running != app:
+    if running and running != APP and code_digest(running, running / "conf") != code_digest():
         raise UserError(
-            f"fedkim_core was imported from {app}, but the running app is {running}; "
-            "remove the first from PYTHONPATH or start Flower from another directory"
+            f"fedkim_core was imported from {APP}, but the running app is {running}; "
+            "remove the first from PYTHONPATH or start Flower's SuperLink from another directory"
         )
     loaded = [sys.modules[name].__file__ for name in PACKAGES if name in sys.modules]
     for file in (*files, *(name for name in loaded if name)):
-        if Path(file).resolve().parent.parent != app:
+        if Path(file).resolve().parent.parent != APP:
             raise UserError(
-                f"{file} was imported, but the running app is {app}; "
-                "remove the other copy from PYTHONPATH or start Flower from another directory"
+                f"{file} was imported, but the running app is {APP}; "
+                "remove the other copy from PYTHONPATH, or start the SuperLink somewhere else"
             )
 
 

@@ -71,8 +71,12 @@ def load_tasks(folder: Path = CONF / "task") -> dict[str, TaskCard]:
     for path in sorted(folder.glob("*.yaml")):
         try:
             card = TaskCard(name=path.stem, **yaml.safe_load(path.read_text()))
-        except (ValidationError, yaml.YAMLError, TypeError) as error:
-            raise UserError(f"{path}: not a task card: {error}") from error
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg'].lower()}" for f in error.errors()]
+            raise UserError(f"{path}: not a task card: {'; '.join(faults)}") from error
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: not a task card: {reason}") from error
         unknown = [m for m in card.modalities if m not in known]
         if unknown:
             raise UserError(f"{path}: unknown modality {unknown[0]!r}; known: {', '.join(known)}")

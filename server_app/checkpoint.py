@@ -48,7 +48,8 @@ def save(
         os.replace(scratch, folder)
     except (OSError, SafetensorError, RuntimeError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise UserError(f"{folder}: checkpoint cannot be written: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: checkpoint cannot be written: {reason}") from error
     for older in sorted((run / FOLDER).glob("round-*")):
         if older != folder:
             shutil.rmtree(older)
@@ -70,17 +71,24 @@ def load(folder: Path, model: InjectedModel) -> Arrays:
         UserError: a file is missing, damaged, or of another configuration.
     """
     try:
-        model.extractor.load_arrays(_nested(load_file(folder / "extractor.safetensors")))
+        model.extractor.load_arrays(_extractor(folder / "extractor.safetensors", model))
         model.connectors.load_state_dict(load_file(folder / "connectors.safetensors"))
         if model.gate is not None:
             model.gate.load_state_dict(load_file(folder / "gate.safetensors"))
         if model.experts is not None:
             adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
             model.experts.load_state(adapter)
-        return _nested(load_file(folder / "federated.safetensors"))
+        return _extractor(folder / "federated.safetensors", model)
     except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())
         raise UserError(f"{folder}: checkpoint cannot be read: {reason}") from error
+
+
+def _extractor(path: Path, model: InjectedModel) -> Arrays:
+    arrays = _nested(load_file(path))
+    if odd := sorted(arrays.keys() ^ set(model.extractor.module_names())):
+        raise KeyError(f"{path.name}: module {odd[0]} missing or unknown")
+    return arrays
 
 
 def _copies(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -33,6 +33,8 @@ class Injector:
     ) -> None:
         self.model, self.examples, self.config, self.seed = model, examples, config, seed
         features = list(model.connectors.parameters())
+        # Where they are not trained no gradient is to be computed either.
+        model.extractor.encoders.requires_grad_(config.train_encoders)
         if config.train_encoders:
             features += model.extractor.encoders.parameters()
         groups: list[dict[str, Any]] = [{"params": features, "lr": config.feature_learning_rate}]

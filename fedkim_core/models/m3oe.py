@@ -105,6 +105,8 @@ class Experts:
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         for layer in self._layers:
             layer.lora_A[ADAPTER].register_forward_hook(self._gate_hook)
+            # Autocast chooses the arithmetic; PEFT's own cast would copy every input twice.
+            layer.cast_input_dtype_enabled = False
         self.train(False)
 
     def parameters(self) -> list[nn.Parameter]:

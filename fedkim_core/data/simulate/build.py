@@ -38,7 +38,7 @@ SIMULATOR_VERSION = 1
 """Raise it when the same seed gives other data."""
 LOCAL_VALIDATION = 0.15
 """Share of a hospital's patients that it keeps for validation."""
-QUESTIONS_EACH = 2
+QUESTIONS_EACH = 1
 """Free-text questions per patient and task."""
 Progress = Callable[[str, int, int], None]
 Asked = tuple[str, int, str | None, str]
