@@ -265,6 +265,8 @@ def _check_groups(overrides: Sequence[str]) -> None:
     groups = {path.name: path for path in CONF.iterdir() if path.is_dir()}
     for override in parsed:
         group, value = override.key_or_group, override.value()
+        if not group:
+            raise UserError(f"cannot read override: {override.input_line!r} names no setting")
         if group == "task":
             raise UserError(f"task={value}: select tasks with tasks=[name,...]")
         if group in groups:

@@ -62,7 +62,7 @@ class KnowledgeStrategy(Strategy):
         """Ask every connected node for its profile: names and counts.
 
         Raises:
-            RoundFailed: nobody answered, or two nodes answer for the same site.
+            RoundFailed: nobody answered or has examples, or two nodes answer for the same site.
         """
         content = exchange.encode_instructions(Instructions(0, self.code))
         nodes = self._wait_for_nodes(grid)
@@ -80,6 +80,8 @@ class KnowledgeStrategy(Strategy):
         self.profiles = dict(sorted(self.profiles.items()))
         if not self.profiles:
             raise RoundFailed("no site answered; its reasons stand in progress.jsonl")
+        if not self._sample(1):
+            raise RoundFailed("no site has a training example of this run's tasks")
 
     def _wait_for_nodes(self, grid: Grid) -> list[int]:
         deadline = time.monotonic() + self.config.strategy.reply_timeout
@@ -97,7 +99,8 @@ class KnowledgeStrategy(Strategy):
 
     def _sample(self, round: int) -> list[str]:
         """Sites of a round, by name and seed: node ids differ from run to run."""
-        names = list(self.profiles)
+        # A site without examples of this run's tasks has nothing to train on.
+        names = [name for name, profile in self.profiles.items() if any(profile.examples.values())]
         count = max(1, math.ceil(self.config.strategy.fraction * len(names)))
         order = torch.randperm(len(names), generator=generator(self.config.seed, "sites", round))
         return sorted(names[i] for i in order[:count].tolist())

@@ -36,7 +36,10 @@ class Features:
     rows: Tensor
     """``[b]`` int64: the rows of the batch that have this modality, ascending."""
     values: Tensor
-    """``[b, ...]`` float32; tables ``[b, hours, variables]`` hold NaN where not observed."""
+    """``[u, ...]`` float32, u <= b; tables ``[u, hours, variables]`` hold NaN where not observed."""
+    source: Tensor
+    """``[b]`` int64: which of the values a row has. Several questions about one patient share one,
+    so that it is encoded once."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,19 @@ def collate(examples: Sequence[Example]) -> Batch:
     features = {}
     for name in modalities:
         rows = [i for i, example in enumerate(examples) if name in example.features]
-        values = [examples[i].features[name] for i in rows]
+        distinct: dict[tuple[int, int], int] = {}
+        values, source = [], []
+        for i in rows:
+            value = examples[i].features[name]
+            key = value.data_ptr(), len(value)
+            if key not in distinct:
+                distinct[key] = len(values)
+                values.append(value)
+            source.append(distinct[key])
         if len({tuple(v.shape) for v in values}) > 1:
             hours = max(v.shape[0] for v in values)
             values = [_pad_hours(v, hours) for v in values]
-        features[name] = Features(torch.tensor(rows), torch.stack(values))
+        features[name] = Features(torch.tensor(rows), torch.stack(values), torch.tensor(source))
     return Batch(
         example_ids=tuple(e.example_id for e in examples),
         patient_ids=tuple(e.patient_id for e in examples),
@@ -91,11 +102,20 @@ def _pad_hours(table: Tensor, hours: int) -> Tensor:
 def batches(
     examples: Sequence[Example], size: int, generator: torch.Generator | None = None
 ) -> Iterator[Batch]:
-    """Every example once, in order or, given a generator, shuffled by it."""
-    count = len(examples)
-    order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
-    for start in range(0, count, size):
-        yield collate([examples[i] for i in order[start : start + size].tolist()])
+    """Every example once, in order or, given a generator, with the patients shuffled by it.
+
+    A patient's examples stay together, so that what they share is encoded once.
+    """
+    ordered = list(examples)
+    if generator:
+        patients: dict[str, list[Example]] = {}
+        for example in examples:
+            patients.setdefault(example.patient_id, []).append(example)
+        groups = list(patients.values())
+        order = torch.randperm(len(groups), generator=generator).tolist()
+        ordered = [example for i in order for example in groups[i]]
+    for start in range(0, len(ordered), size):
+        yield collate(ordered[start : start + size])
 
 
 def crop_to_card(example: Example, card: TaskCard, tables: frozenset[str]) -> Example:

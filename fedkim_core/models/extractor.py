@@ -75,7 +75,10 @@ class KnowledgeExtractor(nn.Module):
         """
         device = self.device
         return {
-            name: (features.rows.to(device), self.encoders[name](features.values.to(device)))
+            name: (
+                features.rows.to(device),
+                self.encoders[name](features.values.to(device))[features.source.to(device)],
+            )
             for name, features in batch.features.items()
             if name in self.encoders
         }

@@ -144,7 +144,13 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     if tokenizer.eos_token_id is None:
         raise UserError(f"foundation {config.name}: its tokenizer has no end-of-text token")
     model.requires_grad_(False).eval()
+    if device.type == "cpu":
+        # For sequences of tens of tokens PyTorch's fused attention is slower on CPUs, backward most.
+        model.set_attn_implementation("eager")
     model.to(device=device, dtype=dtype)
+    # In generation the head is given a slice of the hidden states; PyTorch multiplies a
+    # non-contiguous one by a copy of the whole head for every row (gigabytes).
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return Foundation(config.name, model, tokenizer, device, dtype)
 
 
@@ -189,6 +195,10 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     else:
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def _contiguous(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (args[0].contiguous(),)
 
 
 def _tiny() -> LlamaForCausalLM:

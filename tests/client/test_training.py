@@ -111,7 +111,7 @@ def test_proximal_term_covers_the_modules_of_the_batch_only() -> None:
     used = ["encoder.image", "head.covid19"]
     want = sum(0.01 * p.numel() for m in used for p in extractor.module(m).parameters())
     distance = training._distance(extractor, batch, received)
-    assert float(distance) == pytest.approx(want, rel=1e-3)
+    assert float(distance.detach()) == pytest.approx(want, rel=1e-3)
     distance.backward()
     moved = {
         m

@@ -1,0 +1,219 @@
+"""Configuration: what may be said, and one clear line for what may not."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from fedkim_core import config as configuration
+from fedkim_core.config import Config, compose, split_overrides
+from fedkim_core.errors import UserError
+from fedkim_core.paths import CONF
+
+GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("task", "modality"))
+
+
+def test_defaults_are_a_run() -> None:
+    config = compose()
+    assert (config.rounds, config.tasks, config.data.kind) == (3, "all", "synthetic")
+    assert len(config.cards()) == 12
+    assert compose() == config
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [(g, p.stem) for g in GROUPS for p in sorted((CONF / g).glob("*.yaml"))],
+)
+def test_every_file_of_every_group_composes(group: str, choice: str) -> None:
+    more = {"folder": ["data.root=/data"], "huggingface": ["foundation.model=/fm"]}.get(choice, [])
+    config = compose([f"{group}={choice}", *more])
+    if group not in ("experiment", "evaluation"):
+        assert getattr(config, group).name == choice
+
+
+WRONG = {
+    "rounds=0": ("rounds=0", "greater than or equal to 1"),
+    "rounds=1.5": ("rounds=1.5", "valid integer"),
+    "rounds=true": ("rounds=True", "valid integer"),
+    "rounds=many": ("rounds='many'", "valid integer"),
+    "seed=-1": ("seed=-1", "greater than or equal to 0"),
+    "data.image_size=8": ("data.image_size=8", "greater than or equal to 16"),
+    "data.patients=3": ("data.patients=3", "greater than or equal to 10"),
+    "extractor.tokens=9": ("extractor.tokens=9", "less than or equal to 8"),
+    "extractor.dropout=1": ("extractor.dropout=1", "less than 1"),
+    "injector.learning_rate=0": ("injector.learning_rate=0", "greater than 0"),
+    "injector.learning_rate=nan": ("injector.learning_rate=nan", "finite"),
+    "injector.targets=7": ("injector.targets=7", "valid string"),
+    "injector.train_encoders=3": ("injector.train_encoders=3", "valid boolean"),
+    "strategy.fraction=1.1": ("strategy.fraction=1.1", "less than or equal to 1"),
+    "strategy.reply_timeout=0": ("strategy.reply_timeout=0", "greater than 0"),
+    "foundation.dtype=float64": ("foundation.dtype='float64'", "'bfloat16'"),
+    "foundation.source=huggingface": ("foundation", "needs foundation.model"),
+    "foundation=huggingface": ("foundation.model", "must be given"),
+    "data=folder": ("data.root", "must be given"),
+    "data=folder data.root=null": ("data", "needs data.root"),
+    "privacy.noise_multiplier=1": ("privacy", "needs privacy.clip_norm"),
+    "strategy=best": ("strategy=best", "one of fedavg, fedprox"),
+    "strategy=../data/synthetic": ("strategy=../data/synthetic", "one of fedavg, fedprox"),
+    "injector=moe": ("injector=moe", "one of fedplug, lora, m3oe"),
+    "tasks=[x_ray]": ("unknown task 'x_ray'", "lung_opacity"),
+    "tasks=mortality": ("tasks='mortality'", "'all'"),
+    "tasks=[sepsis]": ("tasks", "nothing would be learned"),
+    "task=covid19": ("task=covid19", "tasks=[name,...]"),
+    "strategy.learn_rate=1": ("strategy.learn_rate", "did you mean strategy.learning_rate"),
+    "+strategy.learn_rate=1": ("strategy.learn_rate=1", "did you mean strategy.learning_rate"),
+    "round=3": ("round", "did you mean rounds"),
+    "~rounds": ("rounds", "required"),
+    "=": ("cannot read override", "="),
+    "rounds=[1": ("cannot read override", "[1"),
+    "rounds=1,2": ("rounds=1,2", "list"),
+    "rounds=${nothing}": ("nothing", "not found"),
+    f"{'a' * 300}=1": ("a" * 300, ""),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_mistake_is_one_line_that_names_key_value_and_what_is_allowed(words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(words.split())
+    message = str(caught.value)
+    for part in WRONG[words]:
+        assert part in message
+    assert "\n" not in message
+
+
+def test_all_mistakes_at_once() -> None:
+    with pytest.raises(UserError, match=r"rounds=0: .*; strategy\.fraction=2: "):
+        compose(["rounds=0", "strategy.fraction=2"])
+
+
+keys = st.sampled_from([*configuration._known_keys(), *GROUPS, "hydra", "task", "no.such"])
+values = st.one_of(
+    st.text(max_size=12),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from(["null", "[]", "{}", "[1,2]", "{a:1}", "${seed}", "${x}", "???", "a,b", "1e9"]),
+)
+override = st.one_of(
+    st.text(max_size=20),
+    st.builds(
+        lambda sign, key, value: f"{sign}{key}={value}",
+        st.sampled_from(["", "+", "++", "~"]),
+        keys,
+        values,
+    ),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(override, max_size=3))
+def test_whatever_is_typed_is_a_configuration_or_a_clear_mistake(words: list[str]) -> None:
+    mistake, config = "", None
+    try:
+        config = compose(words)
+    except UserError as error:
+        mistake = str(error)
+    assert bool(mistake) == (config is None)
+    assert "\n" not in mistake
+    if config is not None:
+        assert Config.model_validate(config.model_dump()) == config
+
+
+@settings(max_examples=60)
+@given(st.text(max_size=30))
+def test_a_string_of_overrides_splits_or_says_why(text: str) -> None:
+    mistake, given = "overrides=", []
+    try:
+        given = split_overrides(text)
+    except UserError as error:
+        mistake = str(error)
+    assert all(isinstance(word, str) for word in given)
+    assert mistake.startswith("overrides=")
+
+
+def test_quotes_as_in_a_shell() -> None:
+    assert split_overrides("rounds=5 output='my runs/one'") == ["rounds=5", "output=my runs/one"]
+    assert split_overrides("") == []
+    with pytest.raises(UserError, match="No closing quotation"):
+        split_overrides("output='x")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["experiment=paper"],
+        ["experiment=quick", "tasks=[lung_opacity,sepsis]", "output=some where"],
+        ["privacy=gaussian", "injector.targets=[q_proj,v_proj]", "strategy.learning_rate=1e-7"],
+        ["data=folder", r"data.root='/a b/\${c}'"],
+    ],
+)
+def test_round_trip_through_the_run_folder(words: list[str], tmp_path: Path) -> None:
+    config = compose(words)
+    configuration.save(config, tmp_path)
+    assert configuration.load(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"rounds: [", "cannot be read"),
+        (b"- a\n- b\n", "valid dictionary"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"", "required"),
+        (b"rounds: 3\n", "seed: field required"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        configuration.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["strategy=fedprox", "output=my runs/one"], ["tasks=[mortality, sepsis]"]]
+)
+def test_both_sides_compose_the_same(words: list[str]) -> None:
+    """The server and the sites share one string and nothing else."""
+    assert compose(split_overrides(shlex.join(words))) == compose(words)
+
+
+def test_groups_apply_in_order_and_the_command_line_wins() -> None:
+    assert compose(["strategy=fedprox"]).strategy.proximal_mu > 0
+    assert compose(["strategy=fedprox", "strategy.proximal_mu=0.5"]).strategy.proximal_mu == 0.5
+    quick = compose(["experiment=quick", "injector.experts=7"])
+    assert (quick.foundation.name, quick.injector.experts, quick.rounds) == ("tiny", 7, 2)
+    paper = compose(["experiment=paper"])
+    assert (paper.extractor.name, paper.rounds, paper.strategy.batch_size) == ("paper", 10, 64)
+
+
+def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel] | None]:
+    found: dict[str, type[BaseModel] | None] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
+        found[prefix + name] = inner if nested else None
+    return found
+
+
+@pytest.mark.parametrize("group", [g for g in GROUPS if g != "experiment"])
+def test_yaml_and_schema_hold_the_same_settings(group: str) -> None:
+    """Every option that the schema explains has its value in a file, where it is found."""
+    written: set[str] = set()
+    for path in (CONF / group).glob("*.yaml"):
+        written |= set(yaml.safe_load(path.read_text())) - {"defaults"}
+    section = settings_of(Config)[group]
+    assert section is not None
+    assert written == set(settings_of(section))
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        compose().rounds = 5
