@@ -113,7 +113,8 @@ def score_free_text(
     table = np.column_stack([rows[name] for name in FREE_TEXT_METRICS])
     draws = [np.empty((0, len(FREE_TEXT_METRICS)))]
     draws += [
-        (w @ table) / w.sum(axis=1, keepdims=True) for w in _resamples(patients, bootstrap, seed)
+        np.einsum("rn,nm->rm", w, table) / w.sum(axis=1, keepdims=True)
+        for w in _resamples(patients, bootstrap, seed)
     ]
     return _summarise(FREE_TEXT_METRICS, table.mean(axis=0), np.concatenate(draws), {})
 
@@ -169,8 +170,8 @@ class _Sorted:
         average_precision = _ratio((positive[:, ::-1] * precision_at).sum(axis=1), yes)
         average_precision[no == 0] = np.nan
 
-        tp = weights @ (self.truth * self.said_yes)
-        fp = weights @ self.said_yes - tp
+        tp = np.einsum("rn,n->r", weights, self.truth * self.said_yes)
+        fp = np.einsum("rn,n->r", weights, self.said_yes) - tp
         fn, tn = yes - tp, no - fp
         spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         columns = {

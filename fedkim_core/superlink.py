@@ -239,6 +239,8 @@ def environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_TMPDIR": str(scratch / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # NumPy's own thread pool can wait for ever inside Flower's threads; Torch has its own.
+        "OPENBLAS_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",  # run.log is current when a process is killed
     }
     for name in ("NO_PROXY", "no_proxy"):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from fedkim_core.data.wfdb16 import read_record
 from fedkim_core.errors import UserError
@@ -39,19 +41,21 @@ def read_image(path: Path, size: int) -> Array:
     if not np.isfinite(grey).all():
         raise UserError(f"{path}: the image holds values that are not finite numbers")
     rows, columns = grey.shape
-    return (_weights(rows, size) @ grey @ _weights(columns, size).T).clip(0, 1)[None]
+    # Torch, not NumPy: NumPy's own thread pool can wait for ever inside Flower's server thread.
+    resized = _weights(rows, size) @ torch.from_numpy(grey) @ _weights(columns, size).T
+    return resized.clamp(0, 1).numpy()[None]
 
 
 @cache
-def _weights(pixels: int, size: int) -> Array:
+def _weights(pixels: int, size: int) -> Tensor:
     """``[size, pixels]``: how much each old pixel counts in each new one; rows add up to 1."""
     scale, old = pixels / size, np.arange(pixels)
     new = np.arange(size)[:, None]
     if pixels >= size:
         overlap = np.minimum((new + 1) * scale, old + 1) - np.maximum(new * scale, old)
-        return np.asarray(overlap.clip(0) / scale, dtype=np.float32)
+        return torch.from_numpy((overlap.clip(0) / scale).astype(np.float32))
     centre = ((new + 0.5) * scale - 0.5).clip(0, pixels - 1)
-    return np.asarray((1 - np.abs(centre - old)).clip(0), dtype=np.float32)
+    return torch.from_numpy((1 - np.abs(centre - old)).clip(0).astype(np.float32))
 
 
 def _read_png(path: Path) -> Array:
@@ -72,7 +76,7 @@ def _read_dicom(path: Path) -> Array:
         pixels = ds.pixel_array
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.SamplesPerPixel) == 3:
         full = 2.0 ** int(ds.BitsStored) - 1
-        return np.asarray((pixels @ _LUMA) / full, dtype=np.float32)
+        return np.asarray((pixels * _LUMA).sum(-1) / full, dtype=np.float32)
     if pixels.ndim != 2:
         raise UserError(f"{path}: a DICOM image must hold one frame, got {list(pixels.shape)}")
     values = apply_voi_lut(apply_modality_lut(pixels, ds), ds)

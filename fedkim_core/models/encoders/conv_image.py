@@ -1,4 +1,4 @@
-"""A small residual convolutional network for radiographs."""
+"""A small convolutional network for radiographs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,32 +10,16 @@ from fedkim_core.modalities import Modality
 from fedkim_core.models.encoders.parts import TokenPool, norm
 
 
-class _Stage(nn.Module):
-    """Halve the resolution, then one residual block (He et al. 2016)."""
-
-    def __init__(self, inner: int, outer: int) -> None:
-        super().__init__()
-        self.down = nn.Sequential(
-            nn.Conv2d(inner, outer, 3, stride=2, padding=1, bias=False), norm(outer), nn.GELU()
-        )
-        self.block = nn.Sequential(
-            nn.Conv2d(outer, outer, 3, padding=1, bias=False),
-            norm(outer),
-            nn.GELU(),
-            nn.Conv2d(outer, outer, 3, padding=1, bias=False),
-            norm(outer),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.down(x)
-        return nn.functional.gelu(x + self.block(x))
+def _layer(inner: int, outer: int) -> list[nn.Module]:
+    return [nn.Conv2d(inner, outer, 3, padding=1, bias=False), norm(outer), nn.ReLU()]
 
 
 class Encoder(nn.Module):
     """``[b, 1, size, size]`` intensities 0..1 to ``[b, tokens, width]``.
 
     Each image is standardised by its own mean and spread, since exposure differs between
-    scanners; learned positions tell the pool where a feature lies.
+    scanners. Every entry of ``channels`` is a layer that halves the resolution; learned positions
+    tell the pool where a feature lies.
     """
 
     def __init__(
@@ -48,17 +32,21 @@ class Encoder(nn.Module):
         channels: Sequence[int],
     ) -> None:
         super().__init__()
-        steps = [1, *channels]
-        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in pairwise(steps)))
-        self.project = nn.Conv2d(channels[-1], width, 1)
-        side = image_size
-        for _ in channels:
-            side = (side + 1) // 2
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise([1, *channels]):
+            layers += [*_layer(inner, outer), nn.MaxPool2d(2)]
+        layers += _layer(channels[-1], channels[-1])
+        side = image_size // 2 ** len(channels)
+        if side < 1:
+            raise ValueError(
+                f"data.image_size={image_size} is too small for {len(channels)} layers"
+            )
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], width, 1))
         self.position = nn.Parameter(torch.randn(side * side, width) * 0.02)
         self.pool = TokenPool(width, tokens)
 
     def forward(self, values: Tensor) -> Tensor:
         mean = values.mean((1, 2, 3), keepdim=True)
         spread = values.std((1, 2, 3), keepdim=True)
-        features = self.project(self.stages((values - mean) / (spread + 1e-3)))
+        features = self.layers((values - mean) / (spread + 1e-3))
         return torch.as_tensor(self.pool(features.flatten(2).transpose(1, 2) + self.position))
