@@ -14,6 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 from fedkim_core.errors import UserError
 from fedkim_core.progress import PROGRESS
 
+STARTERS = {"fedkim", "flower-superlink"}
+"""Commands that start a server application."""
+
 
 class Recorder:
     """Writes ``progress.jsonl``, ``metrics.jsonl`` and ``tensorboard/`` of a run folder."""
@@ -77,33 +80,34 @@ class Recorder:
 
 
 class PeakMemory:
-    """Peak resident memory of all processes of a run together, sampled every half second.
+    """Peak memory of all processes of a run together, sampled every two seconds.
 
-    The processes are those below the SuperLink, or below this process where there is none. Pages
-    that processes share are counted once for each, so this is an upper bound.
+    The processes are the command or SuperLink that started this one, and all below it. What is
+    added up is the proportional set size (Linux): a page that n processes share counts 1/n in each.
+    Elsewhere it is the resident size, which counts such a page n times.
     """
 
     def __init__(self) -> None:
         self.peak = 0
-        self._root = next(
-            (p for p in psutil.Process().parents() if "superlink" in " ".join(_command(p))),
-            psutil.Process(),
-        )
+        own = psutil.Process()
+        above = [p for p in own.parents() if STARTERS & {Path(a).name for a in _command(p)[:2]}]
+        self._root = above[-1] if above else own
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(2):
             self.sample()
 
     def sample(self) -> None:
         total = 0
         for process in [self._root, *self._root.children(recursive=True)]:
             try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
+                memory = process.memory_full_info()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # ended between listing and reading
+            total += getattr(memory, "pss", memory.rss)
         self.peak = max(self.peak, total)
 
     def stop(self) -> None:

@@ -36,7 +36,7 @@ class Features:
     rows: Tensor
     """``[b]`` int64: the rows of the batch that have this modality, ascending."""
     values: Tensor
-    """``[u, ...]`` float32, u <= b; tables ``[u, hours, variables]`` hold NaN where not observed."""
+    """``[u, ...]`` float32, u <= b; tables ``[u, hours, variables]``, NaN where not observed."""
     source: Tensor
     """``[b]`` int64: which of the values a row has. Several questions about one patient share one,
     so that it is encoded once."""
@@ -70,7 +70,8 @@ def collate(examples: Sequence[Example]) -> Batch:
     for name in modalities:
         rows = [i for i, example in enumerate(examples) if name in example.features]
         distinct: dict[tuple[int, int], int] = {}
-        values, source = [], []
+        values: list[Tensor] = []
+        source: list[int] = []
         for i in rows:
             value = examples[i].features[name]
             key = value.data_ptr(), len(value)

@@ -145,7 +145,7 @@ def load_foundation(config: FoundationConfig) -> Foundation:
         raise UserError(f"foundation {config.name}: its tokenizer has no end-of-text token")
     model.requires_grad_(False).eval()
     if device.type == "cpu":
-        # For sequences of tens of tokens PyTorch's fused attention is slower on CPUs, backward most.
+        # For tens of tokens PyTorch's fused attention is slower on CPUs, backward most of all.
         model.set_attn_implementation("eager")
     model.to(device=device, dtype=dtype)
     # In generation the head is given a slice of the hidden states; PyTorch multiplies a

@@ -6,7 +6,7 @@ electrocardiography dataset. Scientific Data 7:154 (2020), doi:10.1038/s41597-02
 Labels:
 
 - ``ecg_abnormal`` is "no" if and only if the likelihood of the SCP code NORM is above 50
-  (METHOD.md, section 2). A record with NORM at exactly 50 is abnormal.
+  (FedKIM, EMNLP 2024, as released). A record with NORM at exactly 50 is abnormal.
 - ``ectopic_beats`` is "yes" if and only if the column ``extra_beats`` is filled: a cardiologist's
   free note of extrasystoles, such as "ES", "VES" or "1ES" (extrasystole, ventricular
   extrasystole, one extrasystole). An empty note means that none were noted.
