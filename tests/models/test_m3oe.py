@@ -19,7 +19,7 @@ from fedkim_core.models.m3oe import Experts, Gate, fold, mutual_information
 def make(experts: int, rank: int, **extra: object) -> Experts:
     config = compose(["foundation=tiny", f"injector.experts={experts}", f"injector.rank={rank}"])
     model = load_foundation(config.foundation).model.double()
-    made = Experts(model, config.injector.model_copy(update=extra))
+    made = Experts(model, config.injector.model_copy(update={"alpha": 32.0, **extra}))
     generator = torch.Generator().manual_seed(1)
     for parameter in made.parameters():
         # B starts at zero; an adapter that does nothing would prove nothing.
