@@ -69,7 +69,7 @@ def broken_bytes(reply: Message) -> Message:
     return reply
 
 
-BIAS = "encoder.image/project.bias"
+BIAS = "encoder.image/pool.after.bias"
 FAULTS: dict[str, tuple[Tamper, str]] = {
     "nan": (arrays_of(lambda a: a[BIAS].fill_(math.nan)), "NaN"),
     "huge": (arrays_of(lambda a: a[BIAS].fill_(1e30)), "too large"),
