@@ -10,7 +10,7 @@ from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
 from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
-from fedkim_core.data.network import SERVER_SETS, Network, prepare
+from fedkim_core.data.network import SERVER_SETS, Network, locate, prepare
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, Contract
@@ -37,8 +37,11 @@ def build_model(config: Config) -> InjectedModel:
 
 
 def load_set(config: Config, name: str) -> tuple[list[Example], bool]:
-    """Examples of ``public``, ``validation`` or ``test``, and whether they are synthetic."""
-    folder = Network(prepare(config)).server_set(name)
+    """Examples of ``public``, ``validation`` or ``test``, and whether they are synthetic.
+
+    The network must have been prepared.
+    """
+    folder = Network(locate(config.data, config.seed)).server_set(name)
     site = Site.open(folder)
     split = "train" if name == "public" else name
     examples = load_examples(
@@ -218,6 +221,7 @@ def evaluate_run(folder: Path, split: str = "test") -> Path:
     if split not in ("validation", "test"):
         raise UserError(f"split={split}: must be validation or test")
     config = configuration.load(folder)
+    prepare(config)
     examples, synthetic = load_set(config, split)
     model = build_model(config)
     before = ask(model, examples, config.evaluation, plain=True)

@@ -86,7 +86,7 @@ class Experts:
     """
 
     def __init__(self, model: PreTrainedModel, config: InjectorConfig) -> None:
-        self.count, self.rank = config.experts, config.rank
+        self.rank = config.rank
         targets = config.targets
         lora = LoraConfig(
             r=config.experts * config.rank,
