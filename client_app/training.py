@@ -45,7 +45,10 @@ def train(
     received = extractor.arrays()
     weights = _weights(examples, balance=config.class_balance)
     optimiser = torch.optim.AdamW(
-        extractor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        extractor.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     order = generator(seed, "order", site, round)
     losses: dict[str, list[float]] = {}

@@ -164,6 +164,13 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="New folder for the site folders.")] = None,
     sites: Annotated[int, typer.Option(min=1, help="Hospitals to divide it into.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of the division, by patient.")] = 0,
+    by: Annotated[
+        str, typer.Option(help="How patients are dealt out: iid, dirichlet:ALPHA or natural.")
+    ] = "iid",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of this data set, KEY=VALUE; --list names them."),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--list", help="Show the data sets that are known.")
     ] = False,
@@ -176,19 +183,35 @@ def prepare(
 
         fedkim run data=folder data.root=ecg tasks=[ecg_abnormal]
     """
-    from fedkim_core.data.adapters import available
+    from fedkim_core.data.adapters import available, settings, settings_of
+    from fedkim_core.data.prepare import prepare as write
 
     adapters = available()
     if show:
         for known, adapter in adapters.items():
-            typer.echo(f"{known}: {', '.join(adapter.TASKS)}; {adapter.LICENCE}; {adapter.OBTAIN}")
+            typer.echo(f"{known}")
+            typer.echo(f"  modalities: {', '.join(adapter.MODALITIES)}")
+            typer.echo(f"  tasks: {', '.join(adapter.TASKS)}")
+            typer.echo(f"  licence: {adapter.LICENCE}")
+            typer.echo(f"  obtain: {adapter.OBTAIN}")
+            for key, value in settings(adapter).items():
+                typer.echo(f"  --set {key}={value.default}")
         return
     if name not in adapters:
         raise UserError(f"data set {name or '(none)'}: unknown; one of {', '.join(adapters)}")
     if source is None or out is None:
         raise UserError(f"prepare {name}: needs --source and --out; see fedkim prepare --help")
     with _progress() as progress:
-        adapters[name].prepare(source, out, sites=sites, seed=seed, progress=progress)
+        write(
+            adapters[name],
+            source,
+            out,
+            sites=sites,
+            seed=seed,
+            by=by,
+            settings=settings_of(adapters[name], setting or []),
+            progress=progress,
+        )
     typer.echo(f"{out}: {sites} site folders, public, validation and test set")
 
 

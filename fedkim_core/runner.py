@@ -190,12 +190,14 @@ def _follow(
     link: SuperLink, run_id: str, progress: Progress, tail: Tail, console: Console
 ) -> RunStatus:
     """Show the events until Flower says that the run has finished."""
-    asked, silent, ended = 0.0, 0, 0.0
+    asked, looked, silent, ended, alive = 0.0, 0.0, 0, 0.0, 4
     with view_for(console, progress) as view:
         while True:
             status = None
+            if time.monotonic() - looked > 1.0:
+                alive, looked = len(link.watch()), time.monotonic()
             # SuperLink, its executor and the log are three processes; a fourth is the run.
-            near_end = progress.end is not None or len(link.watch()) < 4
+            near_end = progress.end is not None or alive < 4
             if time.monotonic() - asked > (1.0 if near_end else POLL_SECONDS):
                 try:
                     status, silent = link.status(run_id), 0

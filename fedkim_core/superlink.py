@@ -192,16 +192,19 @@ class SuperLink:
 
         Returns those alive now.
         """
-        roots = [p for p in self._seen.values() if p.is_running()]
         for child in (self._process, self._logger):
             if child is not None and child.poll() is None:
-                roots.append(psutil.Process(child.pid))
-        for root in roots:
-            self._seen.setdefault(root.pid, root)
-            try:
-                self._seen.update({p.pid: p for p in root.children(recursive=True)})
-            except psutil.NoSuchProcess:
-                continue  # it ended while we looked
+                self._seen.setdefault(child.pid, psutil.Process(child.pid))
+        living = {pid for pid, p in self._seen.items() if _alive(p)}
+        # One look at the process table, whatever the number of roots: it is read every second.
+        children: dict[int, list[psutil.Process]] = {}
+        for process in psutil.process_iter(["ppid"]):
+            children.setdefault(process.info["ppid"], []).append(process)
+        roots = list(living)
+        while roots:
+            for child in children.pop(roots.pop(), []):
+                self._seen.setdefault(child.pid, child)
+                roots.append(child.pid)
         return [p for p in self._seen.values() if _alive(p)]
 
     def alive(self) -> bool:
@@ -241,6 +244,8 @@ def environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # NumPy's own thread pool can wait for ever inside Flower's threads; Torch has its own.
         "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "268435456",
+        "MALLOC_TRIM_THRESHOLD_": "1073741824",
         "PYTHONUNBUFFERED": "1",  # run.log is current when a process is killed
     }
     for name in ("NO_PROXY", "no_proxy"):

@@ -65,6 +65,10 @@ def _text_key(example: Example) -> tuple[str, str | None]:
     return example.question, example.text
 
 
+def _length(example: Example) -> int:
+    return len(example.question) + len(example.text or "")
+
+
 def _ask_task(
     model: InjectedModel,
     task: str,
@@ -74,13 +78,16 @@ def _ask_task(
     plain: bool,
 ) -> list[float | str]:
     model.eval()
-    if model.cards[task].answer == "yes_no":
-        scores = [model.score(batch, plain=plain) for batch in batches(examples, config.batch_size)]
-        return list(torch.cat(scores).tolist())
-    texts: list[float | str] = []
-    for batch in batches(examples, config.batch_size):
-        texts += model.generate(batch, config.max_new_tokens, plain=plain)
-    return texts
+    # Like lengths together: a batch is as long as its longest question.
+    order = sorted(range(len(examples)), key=lambda i: _length(examples[i]))
+    given: list[float | str] = []
+    for batch in batches([examples[i] for i in order], config.batch_size):
+        if model.cards[task].answer == "yes_no":
+            given += model.score(batch, plain=plain).tolist()
+        else:
+            given += model.generate(batch, config.max_new_tokens, plain=plain)
+    place = {i: at for at, i in enumerate(order)}
+    return [given[place[i]] for i in range(len(examples))]
 
 
 @torch.no_grad()

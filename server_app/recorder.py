@@ -80,7 +80,7 @@ class Recorder:
 
 
 class PeakMemory:
-    """Peak memory of all processes of a run together, sampled every two seconds.
+    """Peak memory of all processes of a run together, sampled every five seconds.
 
     The processes are the command or SuperLink that started this one, and all below it. What is
     added up is the proportional set size (Linux): a page that n processes share counts 1/n in each.
@@ -97,7 +97,7 @@ class PeakMemory:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._done.wait(2):
+        while not self._done.wait(5):  # reading it stops a process for a moment
             self.sample()
 
     def sample(self) -> None:

@@ -88,7 +88,9 @@ def test_check_site_prints_every_fault(tmp_path: Path) -> None:
 def test_prepare_list() -> None:
     done = fedkim("prepare", "--list")
     assert done.returncode == 0
-    assert any(line.startswith("ptbxl: ecg_abnormal") for line in done.stdout.splitlines())
+    lines = done.stdout.splitlines()
+    start = lines.index("ptbxl")
+    assert lines[start + 2] == "  tasks: ecg_abnormal, ectopic_beats"
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,12 @@ that a small data set has both answers everywhere as far as it can.
 import zlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedkim_core.errors import UserError
 
-Method = Literal["iid", "dirichlet", "column"]
 FRACTIONS: Mapping[str, float] = {"sites": 0.7, "public": 0.1, "validation": 0.1, "test": 0.1}
 
 
@@ -30,9 +28,9 @@ def partition_patients(
     *,
     sites: int,
     seed: int,
-    method: Method = "iid",
-    alpha: float = 0.5,
+    by: str = "iid",
     column: Mapping[str, str] | None = None,
+    fixed: Mapping[str, str] | None = None,
     fractions: Mapping[str, float] = FRACTIONS,
 ) -> dict[str, str]:
     """Give every patient one place.
@@ -41,12 +39,13 @@ def partition_patients(
         strata: by patient, what should be spread evenly, such as a tuple of labels.
         sites: how many sites.
         seed: same patients, same seed, same result, in whatever order the patients come.
-        method: ``iid``: sites alike. ``dirichlet``: shares of each stratum are drawn from
-            Dirichlet(alpha) (Hsu et al. 2019, arXiv:1909.06335), so prevalence differs between
-            sites. ``column``: patients with the same value of ``column`` go to the same site;
-            values are dealt out largest first to the site that is smallest so far.
-        alpha: of ``dirichlet``; the smaller, the more the sites differ.
+        by: ``iid``: sites alike. ``dirichlet:ALPHA``: shares of each stratum are drawn from
+            Dirichlet(ALPHA) (Hsu et al. 2019, arXiv:1909.06335), so prevalence differs between
+            sites; the smaller, the more. ``natural`` or ``column:NAME``: patients with the same
+            value of ``column`` go to the same site; values are dealt out largest first to the
+            site that is smallest so far.
         column: by patient, for example the hospital that recorded it.
+        fixed: by patient a key of ``fractions``, where that is settled already.
         fractions: share of each split; ``sites`` is divided among the sites.
 
     Returns:
@@ -58,14 +57,18 @@ def partition_patients(
     """
     if sites < 1:
         raise UserError(f"sites={sites}: must be at least 1")
-    if method == "dirichlet" and not (np.isfinite(alpha) and alpha > 0):
-        raise UserError(f"alpha={alpha}: must be above 0")
-    places = split_patients(strata, fractions=fractions, seed=seed)
+    method, alpha = parse_by(by)
+    if method in ("natural", "column") and strata and not column:
+        raise UserError(f"by={by}: the data name no hospital of their patients; use iid")
+    fixed = fixed or {}
+    free = {patient: stratum for patient, stratum in strata.items() if patient not in fixed}
+    places = split_patients(free, fractions=fractions, seed=seed)
+    places |= {patient: fixed[patient] for patient in strata if patient in fixed}
     owned = {patient: strata[patient] for patient, place in places.items() if place == "sites"}
     if len(owned) < sites:
         raise UserError(f"sites={sites}: only {len(owned)} patients to divide among them")
     names = site_names(sites)
-    if method == "column":
+    if method in ("natural", "column"):
         places |= _by_column(owned, names, column or {})
     else:
         rng = _rng(seed, method)
@@ -78,6 +81,26 @@ def partition_patients(
             shares = [np.full(sites, 1 / sites)] * len(members)
             places |= _deal(members, names, shares, at_least_one=True)
     return places
+
+
+def parse_by(by: str) -> tuple[str, float]:
+    """Method and, of ``dirichlet``, its concentration.
+
+    Raises:
+        UserError: no such method, or a concentration that is not above 0.
+    """
+    method, _, value = by.partition(":")
+    if method == "dirichlet":
+        try:
+            alpha = float(value)
+        except ValueError:
+            alpha = float("nan")
+        if not (np.isfinite(alpha) and alpha > 0):
+            raise UserError(f"by={by}: write dirichlet:ALPHA with a number above 0")
+        return method, alpha
+    if by in ("iid", "natural") or (method == "column" and value):
+        return method, 0.0
+    raise UserError(f"by={by}: must be iid, dirichlet:ALPHA, column:NAME or natural")
 
 
 def split_patients(
@@ -170,7 +193,7 @@ def _by_column(
     values: dict[str, list[str]] = {}
     for patient in sorted(patients):
         if patient not in column:
-            raise UserError("method=column: a patient has no value of the column")
+            raise UserError("by=column: a patient has no value of the column")
         values.setdefault(column[patient], []).append(patient)
     if len(values) < len(names):
         raise UserError(

@@ -1,10 +1,11 @@
 """From the rows of one public data set to a network folder; what every adapter ends with."""
 
 import csv
+import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,9 @@ from fedkim_core.data.partition import partition_patients, site_names, split_pat
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
+
+if TYPE_CHECKING:
+    from fedkim_core.data.adapters import Adapter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -61,24 +65,68 @@ class SourceData:
     images: Mapping[str, NDArray[np.unsignedinteger]] = field(default_factory=dict)
     """As :func:`write_site` wants them; read when asked for."""
     signals: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
-    tables: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TABLES_SCHEMA))
+    tables: pl.LazyFrame = field(default_factory=lambda: pl.LazyFrame(schema=TABLES_SCHEMA))
+    """``TABLES_SCHEMA``; as a rule a scan of parquet files in the scratch folder."""
+    natural: Mapping[str, str] = field(default_factory=dict)
+    """By patient: the hospital, unit or device that the data set itself names, if it does."""
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    """By patient: ``sites``, ``public``, ``validation`` or ``test``, where the official split of
+    the data set is to be kept."""
     left_out: Sequence[tuple[str, str]] = ()
     """Records that could not be used: name in the source, reason."""
 
 
+def prepare(
+    adapter: "Adapter",
+    source: Path,
+    out: Path,
+    *,
+    sites: int = 3,
+    seed: int = 0,
+    by: str = "iid",
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Read a public data set as its owner ships it and write it as a network folder.
+
+    Raises:
+        UserError: a file of the data set is missing or broken, or as :func:`write_network`.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fedkim-", dir=out.parent) as scratch:
+        data = adapter.read(source, Path(scratch), **(settings or {}))
+        write_network(data, out, sites=sites, seed=seed, by=by, progress=progress)
+
+
 def write_network(
-    data: SourceData, out: Path, *, sites: int, seed: int, progress: Progress | None = None
+    data: SourceData,
+    out: Path,
+    *,
+    sites: int,
+    seed: int,
+    by: str = "iid",
+    progress: Progress | None = None,
 ) -> None:
     """Divide a data set by patient and write the network folder, all of it or nothing.
 
     Trained tasks go everywhere; unseen tasks only to ``validation`` and ``test``. Records that
     were left out are counted in ``network.yaml`` and listed in ``left_out.csv``.
 
+    Args:
+        data: the data set.
+        out: new folder.
+        sites: how many hospitals; with ``by="natural"`` at most as many as the data set names.
+        seed: of the division.
+        by: ``iid``, ``dirichlet:ALPHA`` or ``natural``; see :func:`partition_patients`.
+        progress: told which folder is being written.
+
     Raises:
         UserError: too few patients, a place without a row, a faulty array, no room on the disk.
     """
     cards = load_tasks()
-    places = partition_patients(data.strata, sites=sites, seed=seed)
+    places = partition_patients(
+        data.strata, sites=sites, seed=seed, by=by, column=data.natural, fixed=data.fixed
+    )
     trained = [name for name, card in cards.items() if card.role == "train"]
     rows = data.examples.with_columns(place=pl.col("patient_id").replace_strict(places))
     folders = {name: Path("sites") / name for name in site_names(sites)}
@@ -97,6 +145,7 @@ def write_network(
         _write_left_out(building / LEFT_OUT_FILE, data.left_out)
         parameters = {
             "sites": sites,
+            "by": by,
             "patients": len(places),
             "examples": len(rows),
             "left_out": len(data.left_out),
@@ -144,7 +193,7 @@ def _write_part(folder: Path, place: str, part: pl.DataFrame, data: SourceData) 
         part.select(name for name in EXAMPLES_SCHEMA if name in part.columns),
         images=LazyMapping({name: name for name in used["image"]}, data.images.__getitem__),
         signals=LazyMapping({name: name for name in used["signal"]}, data.signals.__getitem__),
-        tables=data.tables.filter(pl.col("stay_id").is_in(list(used["table"]))),
+        tables=data.tables.filter(pl.col("stay_id").is_in(sorted(used["table"]))),
     )
 
 

@@ -63,7 +63,7 @@ def write_site(
     *,
     images: Mapping[str, NDArray[np.unsignedinteger]],
     signals: Mapping[str, NDArray[np.floating]],
-    tables: pl.DataFrame,
+    tables: pl.DataFrame | pl.LazyFrame,
 ) -> None:
     """Write a site folder and check it; it appears complete or not at all.
 
@@ -74,7 +74,8 @@ def write_site(
         images: by relative path ending in ``.png`` or ``.dcm``; ``[H, W]`` uint8 or uint16.
         signals: by relative path without extension; ``[samples, leads]`` in millivolt at the
             rate and in the lead order of the modality card.
-        tables: columns of ``TABLES_SCHEMA``; no rows when there are no tables.
+        tables: columns of ``TABLES_SCHEMA``; no rows when there are no tables. A lazy frame is
+            written as it streams by.
 
     ``images`` and ``signals`` are asked for one value at a time, so a mapping that computes its
     values keeps memory small.
@@ -100,18 +101,16 @@ def write_site(
             raise SiteError(folder, faults)
 
 
-def _write_frame(path: Path, frame: pl.DataFrame, schema: pl.Schema) -> None:
-    unknown = [name for name in frame.columns if name not in schema]
+def _write_frame(path: Path, frame: pl.DataFrame | pl.LazyFrame, schema: pl.Schema) -> None:
+    names = frame.lazy().collect_schema().names()
+    unknown = [name for name in names if name not in schema]
     if unknown:
         raise UserError(f"{path.name}: unknown column {unknown[0]!r}; known: {', '.join(schema)}")
-    columns = [pl.col(n) if n in frame.columns else pl.lit(None).alias(n) for n in schema]
+    columns = [pl.col(n) if n in names else pl.lit(None).alias(n) for n in schema]
     try:
-        frame = frame.select(columns).cast(schema)
+        frame.lazy().select(columns).cast(schema).sink_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{path.name}: a column has the wrong type; see {schema}") from error
-    buffer = io.BytesIO()  # a disk that is full is then an OSError, with its reason
-    frame.write_parquet(buffer)
-    path.write_bytes(buffer.getbuffer())
 
 
 def _place(building: Path, reference: str) -> Path:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fedkim_core.data.partition import (
     FRACTIONS,
-    Method,
     partition_patients,
     site_names,
     split_patients,
@@ -32,17 +31,17 @@ cohorts = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 60), min_size
     patients=cohorts,
     sites=st.integers(1, 12),
     seed=st.integers(0, 2**31 - 1),
-    method=st.sampled_from(["iid", "dirichlet", "column"]),
-    alpha=st.floats(1e-3, 100),
+    by=st.sampled_from(["iid", "natural", "column:ward"])
+    | st.floats(1e-3, 100).map("dirichlet:{}".format),
 )
 def test_every_patient_exactly_once(
-    patients: dict[str, str], sites: int, seed: int, method: Method, alpha: float
+    patients: dict[str, str], sites: int, seed: int, by: str
 ) -> None:
     column = {patient: f"h{len(patient)}{patient[-1]}" for patient in patients}
-    settings = {"sites": sites, "seed": seed, "method": method, "alpha": alpha, "column": column}
+    settings = {"sites": sites, "seed": seed, "by": by, "column": column}
     splits = split_patients(patients, fractions=FRACTIONS, seed=seed)
     owned = [patient for patient, split in splits.items() if split == "sites"]
-    groups = {column[p] for p in owned} if method == "column" else set(owned)
+    groups = {column[p] for p in owned} if by in ("natural", "column:ward") else set(owned)
     if len(groups) < sites:
         with pytest.raises(UserError, match=f"^sites={sites}: "):
             partition_patients(patients, **settings)
@@ -100,7 +99,7 @@ def prevalences(alpha: float) -> np.ndarray:
     patients = cohort({"healthy": 2000, "ill": 2000})
     rates = []
     for seed in range(5):
-        places = partition_patients(patients, sites=5, seed=seed, method="dirichlet", alpha=alpha)
+        places = partition_patients(patients, sites=5, seed=seed, by=f"dirichlet:{alpha}")
         sizes = Counter(places.values())
         ill = Counter(places[p] for p, own in patients.items() if own == "ill")
         rates += [ill[name] / sizes[name] for name in site_names(5)]
@@ -115,7 +114,7 @@ def test_dirichlet_sites_differ_the_more_the_smaller_alpha() -> None:
 def test_dirichlet_leaves_the_server_sets_stratified() -> None:
     patients = cohort({"healthy": 700, "ill": 300})
     iid = partition_patients(patients, sites=4, seed=3)
-    skewed = partition_patients(patients, sites=4, seed=3, method="dirichlet", alpha=0.1)
+    skewed = partition_patients(patients, sites=4, seed=3, by="dirichlet:0.1")
     for place in SERVER:
         assert {p for p in iid if iid[p] == place} == {p for p in skewed if skewed[p] == place}
 
@@ -123,7 +122,7 @@ def test_dirichlet_leaves_the_server_sets_stratified() -> None:
 def test_column_keeps_its_values_together_and_balances_sites() -> None:
     patients = cohort({"healthy": 300, "ill": 100})
     column = {p: f"ward-{i % 8}" for i, p in enumerate(patients)}
-    places = partition_patients(patients, sites=4, seed=0, method="column", column=column)
+    places = partition_patients(patients, sites=4, seed=0, by="column:hospital", column=column)
     owners: dict[str, set[str]] = {}
     for patient, place in places.items():
         if place not in SERVER:
@@ -145,10 +144,10 @@ def test_seed_matters() -> None:
     [
         ({"sites": 0}, "sites=0: must be at least 1"),
         ({"sites": 99}, "sites=99: only 14 patients to divide among them"),
-        ({"method": "dirichlet", "alpha": 0}, "alpha=0: must be above 0"),
-        ({"method": "dirichlet", "alpha": float("nan")}, "alpha=nan: must be above 0"),
-        ({"method": "column"}, "method=column: a patient has no value of the column"),
-        ({"method": "column", "column": dict.fromkeys(cohort({"a": 20}), "x")}, "only 1 different"),
+        ({"by": "dirichlet:0"}, "by=dirichlet:0: write dirichlet:ALPHA with a number above 0"),
+        ({"by": "dirichlet:nan"}, "by=dirichlet:nan: write dirichlet:ALPHA"),
+        ({"by": "column:ward"}, "by=column:ward: the data name no hospital"),
+        ({"by": "natural", "column": dict.fromkeys(cohort({"a": 20}), "x")}, "only 1 different"),
         ({"fractions": {"sites": 0.5}}, "must be 0 or more and add up to 1"),
         ({"fractions": {"sites": 1.5, "test": -0.5}}, "must be 0 or more and add up to 1"),
     ],

@@ -55,7 +55,7 @@ def source(read: Counter[int]) -> SourceData:
         examples=pl.DataFrame(rows),
         strata={f"p{i}": i % 4 == 0 for i in range(PATIENTS)},
         images=LazyMapping({f"images/{i}.png": i for i in range(PATIENTS)}, image),
-        tables=tables,
+        tables=tables.lazy(),
         left_out=[("images/99.png", "no label")],
     )
 

@@ -12,6 +12,7 @@ import wfdb
 import yaml
 
 from fedkim_core.data.adapters import available, ptbxl
+from fedkim_core.data.prepare import prepare
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
@@ -167,7 +168,7 @@ def test_adapter_is_found() -> None:
 def test_official_layout_becomes_a_network(official: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     out = tmp_path / "out"
-    ptbxl.prepare(official, out, sites=3, seed=0, progress=lambda *step: seen.append(step))
+    prepare(ptbxl, official, out, sites=3, seed=0, progress=lambda *step: seen.append(step))
     opened = assert_sound(out, sites=3)
     assert seen[-1] == ("done", 6, 6)
     rows = pl.concat(site.examples for site in opened.values())
@@ -185,7 +186,7 @@ def test_official_layout_becomes_a_network(official: Path, tmp_path: Path) -> No
 
 
 def test_waveforms_are_unchanged(official: Path, tmp_path: Path) -> None:
-    ptbxl.prepare(official, tmp_path / "out", sites=2, seed=1)
+    prepare(ptbxl, official, tmp_path / "out", sites=2, seed=1)
     for site in folders(tmp_path / "out").values():
         for example in load_examples(site, split=None, cards=load_tasks(), image_size=16):
             ecg = int(example.example_id.split("-")[1])
@@ -195,7 +196,7 @@ def test_waveforms_are_unchanged(official: Path, tmp_path: Path) -> None:
 
 def test_same_seed_same_bytes_and_other_seed_other_patients(official: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        ptbxl.prepare(official, tmp_path / name, sites=2, seed=seed)
+        prepare(ptbxl, official, tmp_path / name, sites=2, seed=seed)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
     for file in filter(lambda f: (tmp_path / "a" / f).is_file(), files):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
@@ -206,7 +207,7 @@ def test_same_seed_same_bytes_and_other_seed_other_patients(official: Path, tmp_
 def test_missing_waveforms_are_counted_and_listed(source: Path, tmp_path: Path) -> None:
     rows = [row_of(ecg) for ecg in range(1, RECORDS + 3)]  # the last two have no files
     write_database(source, rows)
-    ptbxl.prepare(source, tmp_path / "out", sites=2, seed=0)
+    prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
     header = yaml.safe_load((tmp_path / "out" / "network.yaml").read_text())
     assert header["parameters"]["left_out"] == 2
     assert (tmp_path / "out" / "left_out.csv").read_text().splitlines() == [
@@ -236,7 +237,7 @@ def test_broken_row(source: Path, tmp_path: Path, column: str, value: str, rule:
     rows[4][column] = value
     write_database(source, rows)
     with pytest.raises(UserError, match=rule) as error:
-        ptbxl.prepare(source, tmp_path / "out", sites=2, seed=0)
+        prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
     assert "\n" not in str(error.value)
     assert len(value) < 5 or value not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
@@ -245,7 +246,7 @@ def test_broken_row(source: Path, tmp_path: Path, column: str, value: str, rule:
 def test_broken_files(source: Path, tmp_path: Path) -> None:
     def refused(rule: str) -> None:
         with pytest.raises(UserError, match=rule):
-            ptbxl.prepare(source, tmp_path / "out", sites=2, seed=0)
+            prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
         assert not (tmp_path / "out").exists()
 
     database, statements = source / "ptbxl_database.csv", source / "scp_statements.csv"
@@ -276,14 +277,14 @@ def test_damaged_waveform_is_named_and_nothing_is_left(source: Path, tmp_path: P
         (source / "records100" / "00000" / path.name).write_bytes(path.read_bytes())
     (source / "records100" / "00000" / "00011_lr.dat").write_bytes(b"\0" * 100)
     with pytest.raises(UserError, match="00011_lr: not a readable WFDB record"):
-        ptbxl.prepare(source, tmp_path / "out", sites=2, seed=0)
+        prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["source"]
 
 
 def test_existing_output_is_refused(official: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="exists already"):
-        ptbxl.prepare(official, tmp_path, sites=2, seed=0)
+        prepare(ptbxl, official, tmp_path, sites=2, seed=0)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -293,13 +294,13 @@ def test_existing_output_is_refused(official: Path, tmp_path: Path) -> None:
 )
 def test_real_records(tmp_path: Path) -> None:
     """312 of the records 1 to 500: 181 have NORM above 50, 3 have it at exactly 50."""
-    ptbxl.prepare(REAL, tmp_path / "out", sites=3, seed=0)
+    prepare(ptbxl, REAL, tmp_path / "out", sites=3, seed=0)
     opened = assert_sound(tmp_path / "out", sites=3)
     rows = pl.concat(site.examples for site in opened.values())
     answers = Counter(rows.filter(task="ecg_abnormal")["answer"])
     assert answers == {"no": 181, "yes": 131}
     assert rows["patient_id"].n_unique() == 301
-    data = ptbxl.read(REAL)
+    data = ptbxl.read(REAL, tmp_path)
     assert data.left_out == []
     ectopic = Counter(data.examples.filter(task="ectopic_beats")["answer"])
     assert ectopic == {"yes": 15, "no": 297}

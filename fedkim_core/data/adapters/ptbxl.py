@@ -22,7 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fedkim_core.data.decode import read_signal
-from fedkim_core.data.prepare import LazyMapping, Progress, SourceData, write_network
+from fedkim_core.data.prepare import LazyMapping, SourceData
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
 
@@ -40,18 +40,10 @@ _DATABASE, _STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 _COLUMNS = ("ecg_id", "patient_id", "scp_codes", "extra_beats", "filename_lr")
 
 
-def prepare(
-    source: Path, out: Path, *, sites: int, seed: int, progress: Progress | None = None
-) -> None:
-    """Turn a PTB-XL folder into a network folder; see :class:`..adapters.Adapter`.
+def read(source: Path, scratch: Path) -> SourceData:
+    """Read the tables of PTB-XL; waveforms are read when they are written.
 
     Records of ``ptbxl_database.csv`` without a waveform in ``records100`` are left out and listed.
-    """
-    write_network(read(source), out, sites=sites, seed=seed, progress=progress)
-
-
-def read(source: Path) -> SourceData:
-    """Read the tables of PTB-XL; waveforms are read when they are written.
 
     Raises:
         UserError: names the file, the row and the rule that it breaks.
