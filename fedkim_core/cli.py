@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,8 +100,8 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same patients.")] = 0,
     sites: Annotated[int, typer.Option(min=1, help="Hospitals.")] = 5,
     patients: Annotated[int, typer.Option(min=10, help="Patients of each hospital.")] = 400,
-    public_patients: Annotated[int, typer.Option(min=1, help="In the public set.")] = 200,
-    validation_patients: Annotated[int, typer.Option(min=1, help="In the validation set.")] = 150,
+    public_patients: Annotated[int, typer.Option(min=1, help="In the public set.")] = 280,
+    validation_patients: Annotated[int, typer.Option(min=1, help="In the validation set.")] = 100,
     test_patients: Annotated[int, typer.Option(min=1, help="In the test set.")] = 300,
 ) -> None:
     """Write synthetic hospitals as site folders.
@@ -133,15 +134,36 @@ def simulate(
 @app.command("check-site")
 def check_site(
     folder: Annotated[Path, typer.Argument(help="A site folder, with its site.yaml.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Look for images and signals without decoding them.")
+    ] = False,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="Write what may be told about a good folder: FILE.json or FILE.md."),
+    ] = None,
 ) -> None:
     """Check a site folder and print every fault, or what is in it.
 
     A fault names file, row and rule; no patient value is printed. Exit code 2 if there is one.
+
+    `--summary` writes counts for the coordinator, in tens, without a cell of fewer than ten
+    patients.
+
+    Example:
+
+        fedkim check-site my-hospital --summary my-hospital.md
     """
+    from rich.console import Console
+
     from fedkim_core.data.site import Site
     from fedkim_core.data.site import check_site as faults_of
+    from fedkim_core.data.site_summary import check_suffix, write_summary
+    from fedkim_core.view import PrepareView
 
-    faults = faults_of(folder)
+    if summary is not None:
+        check_suffix(summary)
+    with PrepareView(Console(stderr=True)) as progress:  # standard output holds faults only
+        faults = faults_of(folder, decode=not quick, progress=progress)
     for fault in faults:
         typer.echo(fault)
     if faults:
@@ -153,6 +175,9 @@ def check_site(
     counts = site.examples.group_by("task", "split").len().sort("task", "split")
     for task, split, number in counts.iter_rows():
         typer.echo(f"  {task} {split}: {number}")
+    if summary is not None:
+        write_summary(site, summary)
+        typer.echo(f"{summary}: summary written")
 
 
 @app.command()
@@ -213,6 +238,91 @@ def prepare(
             progress=progress,
         )
     typer.echo(f"{out}: {sites} site folders, public, validation and test set")
+
+
+@app.command()
+def propose(
+    export: Annotated[Path, typer.Argument(help="A hospital's export: a folder of tables.")],
+    out: Annotated[Path, typer.Option(help="New file.")] = Path("mapping.yaml"),
+) -> None:
+    """Look at a hospital's own export and propose a mapping for `prepare-site`.
+
+    The proposal is a start: it says TODO wherever it could not tell, and every line of it wants to
+    be checked by somebody who knows the data. docs/hospital-data.md is the guide.
+
+    Example:
+
+        fedkim propose export --out mapping.yaml
+    """
+    from fedkim_core.data.propose import propose as write
+
+    left = write(export, out)
+    lines = "1 line is" if left == 1 else f"{left} lines are"
+    typer.echo(f"{out}: proposed; {lines} marked TODO, check the others")
+
+
+@app.command("prepare-site")
+def prepare_site(
+    mapping: Annotated[Path, typer.Argument(help="How the export is to be read, mapping.yaml.")],
+    out: Annotated[Path, typer.Option(help="New folder for the site folder.")],
+) -> None:
+    """Turn a hospital's own export into a site folder.
+
+    Patients get pseudonyms; the key stays beside the mapping. What could not be used is listed in
+    `OUT.left_out.csv`, by file and row. docs/hospital-data.md is the guide.
+
+    Example:
+
+        fedkim prepare-site mapping.yaml --out my-hospital
+
+        fedkim check-site my-hospital
+    """
+    from fedkim_core.data.mapped import prepare_site as write
+
+    with _progress() as progress:
+        made = write(mapping, out, progress=progress)
+    typer.echo(f"{out}: {made.examples} examples of {made.patients} patients")
+    if made.left_out:
+        typer.echo(f"{made.listed}: what was left out, {made.left_out} lines")
+
+
+@app.command()
+def partition(
+    folder: Annotated[Path, typer.Argument(help="A site folder, or a folder that holds some.")],
+    out: Annotated[Path, typer.Option(help="New folder for the federation.")],
+    sites: Annotated[int, typer.Option(min=1, help="Hospitals to divide it into.")] = 5,
+    by: Annotated[
+        str,
+        typer.Option(help="iid, dirichlet:ALPHA, column:NAME or natural (the sites as they were)."),
+    ] = "iid",
+    patients: Annotated[
+        Path | None,
+        typer.Option(help="With column:NAME, a csv or parquet file with patient_id and NAME."),
+    ] = None,
+    drop: Annotated[
+        float, typer.Option(min=0, max=1, help="Chance that a hospital lacks a modality.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division, by patient.")] = 0,
+) -> None:
+    """Divide the patients of site folders into a federation, and draw who holds what.
+
+    Example:
+
+        fedkim partition my-hospital --sites 4 --by dirichlet:0.5 --out federation
+
+        fedkim run data=folder data.root=federation
+    """
+    from fedkim_core.data.federation import column_of, read_folders
+    from fedkim_core.data.prepare import write_network
+
+    data = read_folders(folder)
+    if by.startswith("column:"):
+        if patients is None:
+            raise UserError(f"--by {by}: needs --patients, a file with patient_id and that column")
+        data = replace(data, natural=column_of(patients, by.removeprefix("column:")))
+    with _progress() as progress:
+        write_network(data, out, sites=sites, seed=seed, by=by, drop=drop, progress=progress)
+    typer.echo(f"{out}: {sites} site folders, public, validation and test set; see holdings.svg")
 
 
 @app.command()

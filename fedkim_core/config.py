@@ -38,19 +38,39 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class PartConfig(_Section):
+    """One public data set of a federation."""
+
+    adapter: str
+    """A name of ``fedkim prepare --list``."""
+    folder: str
+    """Where it is, counted from ``data.source``."""
+    settings: dict[str, str | int | float | bool] = {}
+    """As ``fedkim prepare NAME --set``."""
+
+
 class DataConfig(_Section):
     """Where the site folders are."""
 
     name: str
-    kind: Literal["synthetic", "folder"]
+    kind: Literal["synthetic", "folder", "sources"]
     root: str | None = None
-    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``; of synthetic data,
-    where to make it (default: the cache folder)."""
+    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``; unless kind is
+    folder, where to make it (default: the cache folder)."""
     sites: Positive = 5
-    """Synthetic data only: how many hospitals, and how many patients each."""
+    """Unless kind is folder: how many hospitals."""
+    source: str | None = None
+    """Kind sources: the folder of the data sets, as their owners ship them."""
+    parts: list[PartConfig] = []
+    """Kind sources: the data sets that make up the federation."""
+    by: str = "iid"
+    """Kind sources: how patients are dealt out; ``iid``, ``dirichlet:ALPHA`` or ``natural``."""
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Kind sources: chance that a hospital lacks a modality."""
     patients: Annotated[int, Field(ge=10)] = 400
-    public_patients: Annotated[int, Field(ge=1)] = 200
-    validation_patients: Annotated[int, Field(ge=1)] = 150
+    """Synthetic data only: patients of each hospital; below, those of the server's sets."""
+    public_patients: Annotated[int, Field(ge=1)] = 280
+    validation_patients: Annotated[int, Field(ge=1)] = 100
     test_patients: Annotated[int, Field(ge=1)] = 300
     image_size: Annotated[int, Field(ge=16, le=1024)] = 64
     """Images are resized to this many pixels a side when they are read."""
@@ -59,6 +79,10 @@ class DataConfig(_Section):
     def _has_root(self) -> "DataConfig":
         if self.kind == "folder" and not self.root:
             raise ValueError("kind folder needs data.root, the folder of the site folders")
+        if self.kind == "sources" and not (self.source and self.parts):
+            raise ValueError(
+                "kind sources needs data.source, the folder of the data sets (or FEDKIM_REALDATA)"
+            )
         return self
 
 
@@ -146,6 +170,8 @@ class InjectorConfig(_Section):
     """Share of the run's steps over which the learning rate rises."""
     clip_norm: Annotated[float, Field(gt=0)]
     train_encoders: bool
+    distillation: NonNegative = 0.0
+    """Weight of what the federated heads say of the public patients; 0 is the paper's objective."""
 
 
 class StrategyConfig(_Section):
@@ -280,6 +306,9 @@ def _hydra_message(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "Could not override" in text or "not in struct" in text:
         name = text.split("'")[1] if "'" in text else str(key)
+        if name in _known_keys():
+            group = name.partition(".")[0]
+            return f"{name}: the chosen {group} leaves it at its default; set it with +{name}=..."
         close = difflib.get_close_matches(name, _known_keys(), n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         return f"{name}: no such setting{hint}"

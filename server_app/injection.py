@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedkim_core.config import InjectorConfig
-from fedkim_core.data.examples import Batch, Example, collate
+from fedkim_core.data.examples import Batch, Example, batches, collate
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import generator, seeded
 
@@ -19,7 +19,9 @@ class Injector:
     """Trains connectors, gate, experts and encoders; the foundation model stays as it is.
 
     Objective (FedKIM, section 3.3): cross-entropy of the answer tokens, minus
-    ``mutual_information * I(task; expert)``. The schedule spans all rounds of the run.
+    ``mutual_information * I(task; expert)``; and, which is ours, ``distillation`` times the
+    cross-entropy with what the federated heads say of the same patient (Hinton et al. 2015), since
+    the sites' labels outnumber those of the public set. The schedule spans all rounds of the run.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Injector:
         draws = balanced_batches(
             self.examples, config.batch_size, generator(self.seed, "public", round)
         )
+        heads = self._heads() if config.distillation else {}
         losses = []
         model.train()
         with seeded(self.seed, "injection", round):
             for step, batch in zip(range(1, config.steps + 1), draws, strict=False):
-                answer_loss = model.loss(batch)
-                loss = answer_loss
+                said = torch.tensor([heads[n] for n in batch.example_ids]) if heads else None
+                loss = model.loss(batch, said, config.distillation)
+                losses.append(loss.item())
                 if model.gate is not None and config.gate.mutual_information:
                     loss = loss - config.gate.mutual_information * model.gate_information()
                 if not math.isfinite(loss.item()):
@@ -80,10 +84,22 @@ class Injector:
                 torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
                 self.optimiser.step()
                 self.schedule.step()
-                losses.append(answer_loss.item())
                 progress(step, config.steps, losses[-1])
         model.eval()
         return sum(losses) / max(len(losses), 1)
+
+    @torch.no_grad()
+    def _heads(self) -> dict[str, float]:
+        """By example, the probability of "yes" by the heads that the sites trained."""
+        extractor = self.model.extractor
+        extractor.eval()
+        return {
+            name: value
+            for batch in batches(self.examples, self.config.batch_size)
+            for name, value in zip(
+                batch.example_ids, extractor.logits(batch).sigmoid().tolist(), strict=True
+            )
+        }
 
 
 def _rate(step: int, total: int, warmup: float) -> float:

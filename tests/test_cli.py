@@ -41,7 +41,17 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_teaches() -> None:
     text = fedkim("--help").stdout
-    for command in ("run", "simulate", "check-site", "prepare", "evaluate", "report"):
+    for command in (
+        "run",
+        "simulate",
+        "check-site",
+        "prepare",
+        "propose",
+        "prepare-site",
+        "partition",
+        "evaluate",
+        "report",
+    ):
         assert f" {command} " in text
     assert "Start with fedkim run" in text
 
@@ -85,6 +95,18 @@ def test_check_site_prints_every_fault(tmp_path: Path) -> None:
     assert_mistake(done, f"{tmp_path}: {len(faults)} faults")
 
 
+def test_partition(hospitals: Path, tmp_path: Path) -> None:
+    out = tmp_path / "federation"
+    done = fedkim("partition", hospitals, "--out", out, "--sites", "2", "--by", "natural")
+    assert done.returncode == 0, done.stderr
+    assert f"{out}: 2 site folders" in done.stdout
+    assert (out / "holdings.svg").read_text().startswith("<?xml")
+    assert_mistake(
+        fedkim("partition", hospitals, "--out", tmp_path / "x", "--by", "column:ward"),
+        "--by column:ward: needs --patients",
+    )
+
+
 def test_prepare_list() -> None:
     done = fedkim("prepare", "--list")
     assert done.returncode == 0
@@ -102,6 +124,12 @@ def test_prepare_list() -> None:
         (["prepare"], "data set (none): unknown; one of "),
         (["prepare", "mnist"], "data set mnist: unknown; one of "),
         (["prepare", "ptbxl"], "prepare ptbxl: needs --source and --out"),
+        (
+            ["prepare", "ptbxl", "--source", "x", "--out", "y", "--set", "a=b"],
+            "--set a=b: ptbxl has",
+        ),
+        (["partition", "nowhere", "--out", "x"], "nowhere: holds no site folder"),
+        (["partition", ".", "--out", "x", "--by", "column:ward"], ".: holds no site folder"),
         (["check-site", "nowhere"], "nowhere: 1 fault"),
         (["report", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),

@@ -14,12 +14,16 @@ from fedkim_core.config import Config, compose, split_overrides
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
 
-GROUPS = sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name not in ("task", "modality"))
+GROUPS = sorted(
+    p.name
+    for p in CONF.iterdir()
+    if p.is_dir() and p.name not in ("task", "modality", "source")  # read by the code, not by Hydra
+)
 
 
 def test_defaults_are_a_run() -> None:
     config = compose()
-    assert (config.rounds, config.tasks, config.data.kind) == (3, "all", "synthetic")
+    assert (config.rounds, config.tasks, config.data.kind) == (6, "all", "synthetic")
     assert len(config.cards()) == 12
     assert compose() == config
 

@@ -1,34 +1,54 @@
 """Check a site folder against its contract: every fault at once, no patient value shown."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import yaml
 from pydantic import ValidationError
 
+from fedkim_core.data.check_files import Progress, check_contents, check_references
 from fedkim_core.data.check_tables import check_tables
 from fedkim_core.data.contract import (
     CARD_FILE,
     EXAMPLES_FILE,
     EXAMPLES_SCHEMA,
-    IMAGE_SUFFIXES,
     KIND_OF,
     REQUIRED,
     SPLITS,
     SiteCard,
-    files_of,
-    leaves_folder,
 )
-from fedkim_core.data.faults import at, read_frame, read_schema, unknown_columns, where
+from fedkim_core.data.faults import (
+    NOT_PARQUET,
+    UNREADABLE,
+    at,
+    leaves_by_link,
+    read_schema,
+    scan,
+    unknown_columns,
+    where,
+    wrong_type,
+)
 from fedkim_core.tasks import load_tasks
 
+MAX_CARD_BYTES = 1 << 20
+_TWICE = "a key is given twice"
 
-def check_site(folder: Path) -> list[str]:
+
+def check_site(
+    folder: Path, *, decode: bool = False, progress: Progress | None = None
+) -> list[str]:
     """Every fault of a site folder, as ``file:row: rule``; rows count from 1. Empty when good.
 
-    Images and signals are looked for, not decoded.
+    Args:
+        folder: the site folder.
+        decode: read every image and signal as well (minutes for a large folder); without it they
+            are only looked for.
+        progress: told how many of them are read.
+
+    Raises:
+        UserError: the machine ran out of memory while decoding.
     """
     if not folder.is_dir():
         return [f"{folder}: no such folder"]
@@ -37,36 +57,65 @@ def check_site(folder: Path) -> list[str]:
     faults += problems
     if examples is not None:
         faults += _check_rows(examples, card)
-        faults += _check_files(examples, folder)
+        faults += check_references(examples, folder)
+        if decode:
+            faults += check_contents(examples, folder, progress)
     faults += check_tables(folder, examples)
     return faults
 
 
 def read_card(folder: Path) -> tuple[SiteCard | None, list[str]]:
     """Read ``site.yaml``; the card is None when it cannot be understood."""
-    try:
-        values = yaml.safe_load((folder / CARD_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = folder / CARD_FILE
+    if not path.is_file():
         return None, [f"{CARD_FILE}: file is missing"]
+    if leaves_by_link(path):
+        return None, [f"{CARD_FILE}: file is a link that leaves the site folder"]
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            return None, [f"{CARD_FILE}: file is larger than 1 MiB"]
+        values = yaml.load(path.read_text(encoding="utf-8"), _CardLoader)
     except (OSError, UnicodeDecodeError):
         return None, [f"{CARD_FILE}: file cannot be read as UTF-8 text"]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        return None, [f"{CARD_FILE}:{mark.line + 1 if mark else 1}: not YAML"]
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return None, [f"{CARD_FILE}:{line}: {_TWICE if error.problem == _TWICE else 'not YAML'}"]
+    except Exception:  # YAML's constructors raise whatever a month 13 or !!bool maybe trips
+        return None, [f"{CARD_FILE}:1: not YAML"]
     if not isinstance(values, dict):
         return None, [f"{CARD_FILE}:1: must be a mapping with name and tasks"]
+    fields = SiteCard.model_fields
+    faults = [
+        f"{CARD_FILE}: key {position} has an unknown name; known: {', '.join(fields)}"
+        for position, key in enumerate(values, start=1)
+        if key not in fields
+    ]
     try:
-        card = SiteCard.model_validate(values)
+        card = SiteCard.model_validate({key: values[key] for key in fields if key in values})
     except ValidationError as error:
-        return None, [
+        return None, faults + [
             f"{CARD_FILE}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
         ]
     known = load_tasks()
-    return card, [
+    return card, faults + [
         f"{CARD_FILE}: tasks: unknown task {name!r}; known: {', '.join(known)}"
         for name in card.tasks
         if name not in known
     ]
+
+
+class _CardLoader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # the parent class refuses it
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=_TWICE, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def read_examples(folder: Path) -> tuple[pl.DataFrame | None, list[str]]:
@@ -80,12 +129,13 @@ def read_examples(folder: Path) -> tuple[pl.DataFrame | None, list[str]]:
     faults += unknown_columns(EXAMPLES_FILE, schema, EXAMPLES_SCHEMA)
     for name, dtype in schema.items():
         if name in EXAMPLES_SCHEMA and dtype not in (pl.String, pl.Null):
-            faults.append(f"{EXAMPLES_FILE}: column {name} must be string, not {dtype}")
+            faults.append(wrong_type(EXAMPLES_FILE, name, "string", dtype))
     if faults:
         return None, faults
-    frame, faults = read_frame(folder / EXAMPLES_FILE)
-    if frame is None:
-        return None, faults
+    try:
+        frame = scan(folder / EXAMPLES_FILE).collect()
+    except UNREADABLE:
+        return None, [f"{EXAMPLES_FILE}: {NOT_PARQUET}"]
     if frame.is_empty():
         return None, [f"{EXAMPLES_FILE}: holds no row"]
     columns = [
@@ -131,41 +181,3 @@ def _check_rows(frame: pl.DataFrame, card: SiteCard | None) -> list[str]:
     return [
         fault for broken, rule in rules for fault in at(EXAMPLES_FILE, where(frame, broken), rule)
     ]
-
-
-def _check_files(frame: pl.DataFrame, folder: Path) -> list[str]:
-    """Look for every referenced image and signal once, and report at its first row."""
-    root = os.path.realpath(folder)
-    faults: dict[str, list[int]] = {}
-    for modality, kind in KIND_OF.items():
-        if kind == "table":
-            continue
-        for reference, row in _first_rows(frame, modality):
-            for rule in _file_faults(root, modality, reference):
-                faults.setdefault(f"{modality}: {rule}", []).append(row)
-    return [fault for rule, rows in faults.items() for fault in at(EXAMPLES_FILE, rows, rule)]
-
-
-def _first_rows(frame: pl.DataFrame, column: str) -> Iterator[tuple[str, int]]:
-    firsts = frame.with_row_index("row").filter(
-        pl.col(column).is_first_distinct() & (pl.col(column).str.strip_chars() != "")
-    )
-    yield from zip(firsts[column], firsts["row"], strict=True)
-
-
-def _file_faults(root: str, modality: str, reference: str) -> Iterator[str]:
-    if leaves_folder(reference):
-        yield "path must be relative, with forward slashes, and stay inside the site folder"
-        return
-    if KIND_OF[modality] == "image" and not reference.lower().endswith(IMAGE_SUFFIXES):
-        yield f"image must end in {' or '.join(IMAGE_SUFFIXES)}"
-        return
-    for name in files_of(modality, reference):
-        real = os.path.realpath(os.path.join(root, name))
-        what = "file" if KIND_OF[modality] == "image" else f"{name[-4:]} file"
-        if not real.startswith(root + os.sep):
-            yield f"{what} is a link that leaves the site folder"
-        elif not os.path.isfile(real):
-            yield f"{what} is missing"
-        elif os.path.getsize(real) == 0:
-            yield f"{what} is empty"

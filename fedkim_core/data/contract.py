@@ -27,6 +27,9 @@ CARD_FILE, EXAMPLES_FILE, TABLES_FILE = "site.yaml", "examples.parquet", "tables
 SPLITS = ("train", "validation", "test")
 IMAGE_SUFFIXES = (".png", ".dcm")
 
+LAST_HOUR: Final = 366 * 24
+"""Hours from admission beyond which an ``hour`` of the tables is a mistake: one year."""
+
 KIND_OF = {name: m.kind for name, m in load_modalities().items() if m.kind != "text"}
 """Kind of every encoded modality, by its name, which is also its column."""
 TABLE_MODALITIES = frozenset(name for name, kind in KIND_OF.items() if kind == "table")

@@ -1,8 +1,9 @@
 """Files of a site folder become arrays of the shapes in :mod:`fedkim_core.modalities`."""
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fedkim_core.modalities import Modality, load_modalities
 Array = NDArray[np.float32]
 _TO_MILLIVOLT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's mode L
+RATES = 50, 10_000
+"""Plausible sampling rates in Hz. A tiny one would make a record of seconds one of years."""
 
 
 def read_image(path: Path, size: int) -> Array:
@@ -70,8 +73,10 @@ def _read_dicom(path: Path) -> Array:
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
+    # Its warnings and its log quote the element's value, which may be a patient's.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the element's value, which may be a patient's
+        warnings.simplefilter("ignore")
         ds: Any = pydicom.dcmread(path)
         pixels = ds.pixel_array
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.SamplesPerPixel) == 3:
@@ -113,16 +118,13 @@ def read_signal(path: Path, card: Modality) -> Array:
         UserError: unreadable, a lead or unit is unknown, too short, or a sample is missing.
     """
     record = read_record(path)
-    columns = {name.lower(): i for i, name in enumerate(record.leads)}
-    absent = [lead for lead in card.leads if lead.lower() not in columns]
-    if absent:
-        raise UserError(f"{path}: the record has no lead {absent[0]}")
-    order = [columns[lead.lower()] for lead in card.leads]
-    strange = [record.units[i] for i in order if record.units[i].lower() not in _TO_MILLIVOLT]
-    if strange:
-        raise UserError(f"{path}: unit {strange[0]!r} is not a voltage; known: mV, uV, V")
-    factors = np.array([_TO_MILLIVOLT[record.units[i].lower()] for i in order])
+    order, factors, fault = _select(record.leads, record.units, card.leads)
+    if fault:
+        raise UserError(f"{path}: {fault}")
     values = record.values[:, order] * factors
+    low, high = RATES
+    if not low <= record.rate <= high:
+        raise UserError(f"{path}: the sampling rate is outside {low} to {high} Hz")
     if record.rate != card.sampling_rate:
         values = _resample(values, record.rate, card.sampling_rate)
     if len(values) < card.samples:
@@ -132,6 +134,22 @@ def read_signal(path: Path, card: Modality) -> Array:
     if not np.isfinite(values).all():
         raise UserError(f"{path}: the signal has samples that were not recorded")
     return np.ascontiguousarray(values.T, dtype=np.float32)
+
+
+@lru_cache(maxsize=128)  # the records of a hospital have the same leads, by and large
+def _select(
+    leads: tuple[str, ...], units: tuple[str, ...], wanted: tuple[str, ...]
+) -> tuple[list[int], NDArray[np.float64], str]:
+    """Columns and factors that make the wanted leads in millivolt, or what is wrong."""
+    columns = {name.lower(): i for i, name in enumerate(leads)}
+    absent = [lead for lead in wanted if lead.lower() not in columns]
+    if absent:
+        return [], np.empty(0), f"the record has no lead {absent[0]}"
+    order = [columns[lead.lower()] for lead in wanted]
+    strange = [units[i] for i in order if units[i].lower() not in _TO_MILLIVOLT]
+    if strange:
+        return [], np.empty(0), f"unit {strange[0]!r} is not a voltage; known: mV, uV, V"
+    return order, np.array([_TO_MILLIVOLT[units[i].lower()] for i in order]), ""
 
 
 def _resample(values: NDArray[np.float64], rate: float, target: int) -> NDArray[np.float64]:
@@ -155,6 +173,9 @@ def read_tables(path: Path, stays: Mapping[str, Sequence[str]], hours: int) -> d
     Returns:
         By modality ``[stays, hours, variables]``: the mean of each hour's values, NaN where
         nothing was observed; stays in the order given.
+
+    Raises:
+        UserError: the file is gone or cannot be read.
     """
     cards = load_modalities()
     stay_rows = pl.DataFrame(
@@ -167,15 +188,19 @@ def read_tables(path: Path, stays: Mapping[str, Sequence[str]], hours: int) -> d
         schema={"modality": pl.String, "variable": pl.String, "column": pl.Int64},
         orient="row",
     )
-    found = (
+    wanted_rows = pl.col("stay_id").is_in(stay_rows["stay_id"].implode())
+    query = (
         pl.scan_parquet(path, glob=False, hive_partitioning=False)
-        .filter(pl.col("hour") < hours)
+        .filter(wanted_rows, pl.col("modality").is_in(list(stays)), pl.col("hour") < hours)
         .select("stay_id", "modality", "variable", pl.col("hour").cast(pl.Int64), "value")
         .join(columns.lazy(), on=["modality", "variable"], maintain_order="left")
         .join(stay_rows.lazy(), on=["modality", "stay_id"], maintain_order="left")
         .select("modality", "row", "column", "hour", "value")
-        .collect()
     )
+    try:
+        found = query.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: the tables cannot be read") from error
     arrays = {}
     for modality, wanted in stays.items():
         shape = (len(wanted), hours, len(cards[modality].variables))

@@ -1,10 +1,12 @@
 """The data of a run: hospital folders and the server's own public, validation and test sets."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedkim_core.config import Config, DataConfig
+from fedkim_core.data.federation import assemble
 from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
 from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
@@ -33,6 +35,10 @@ def locate(data: DataConfig, seed: int) -> Path:
     """Where the network folder of this configuration is, or will be."""
     if data.root:
         return Path(data.root).expanduser().absolute()
+    if data.kind == "sources":
+        settled = data.model_dump_json(include={"source", "parts", "sites", "by", "drop"})
+        digest = hashlib.sha256(settled.encode()).hexdigest()[:12]
+        return cache_folder() / "data" / f"{data.name}-seed{seed}-{digest}"
     sizes = "-".join(
         str(n)
         for n in (
@@ -47,10 +53,10 @@ def locate(data: DataConfig, seed: int) -> Path:
 
 
 def prepare(config: Config, progress: Progress | None = None) -> Path:
-    """Make the synthetic network if it is asked for and not there, and check every folder.
+    """Make the network if it is to be made and not there, and check every folder.
 
     Raises:
-        UserError: a folder is missing, or one breaks the contract; names it.
+        UserError: a folder or a data set is missing, or one breaks the contract; names it.
     """
     data = config.data
     root = locate(data, config.seed)
@@ -65,6 +71,8 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
             test_patients=data.test_patients,
             progress=progress,
         )
+    if data.kind == "sources" and not root.exists():
+        assemble(data, root, seed=config.seed, progress=progress)
     network = Network(root)
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder")

@@ -13,6 +13,8 @@ import yaml
 from numpy.typing import NDArray
 
 from fedkim_core.data.contract import EXAMPLES_SCHEMA, KIND_OF, TABLES_SCHEMA, SiteCard
+from fedkim_core.data.dropout import drop_modalities
+from fedkim_core.data.holdings import draw_holdings
 from fedkim_core.data.partition import partition_patients, site_names, split_patients
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.errors import UserError
@@ -26,6 +28,8 @@ Progress = Callable[[str, int, int], None]
 LEFT_OUT_FILE = "left_out.csv"
 LOCAL_FRACTIONS = {"train": 0.9, "validation": 0.1}
 """Within a hospital's site folder."""
+UNSEEN_FRACTIONS = {"validation": 0.5, "test": 0.5}
+"""Of patients of whom nothing is trained."""
 
 
 Source = TypeVar("Source")
@@ -62,9 +66,9 @@ class SourceData:
     """``EXAMPLES_SCHEMA`` without ``split``."""
     strata: Mapping[str, Hashable]
     """By patient: what to spread evenly."""
-    images: Mapping[str, NDArray[np.unsignedinteger]] = field(default_factory=dict)
+    images: Mapping[str, NDArray[np.unsignedinteger] | Path] = field(default_factory=dict)
     """As :func:`write_site` wants them; read when asked for."""
-    signals: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
+    signals: Mapping[str, NDArray[np.floating] | Path] = field(default_factory=dict)
     tables: pl.LazyFrame = field(default_factory=lambda: pl.LazyFrame(schema=TABLES_SCHEMA))
     """``TABLES_SCHEMA``; as a rule a scan of parquet files in the scratch folder."""
     natural: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class SourceData:
     fixed: Mapping[str, str] = field(default_factory=dict)
     """By patient: ``sites``, ``public``, ``validation`` or ``test``, where the official split of
     the data set is to be kept."""
+    synthetic: bool = False
     left_out: Sequence[tuple[str, str]] = ()
     """Records that could not be used: name in the source, reason."""
 
@@ -105,12 +110,14 @@ def write_network(
     sites: int,
     seed: int,
     by: str = "iid",
+    drop: float = 0.0,
     progress: Progress | None = None,
 ) -> None:
     """Divide a data set by patient and write the network folder, all of it or nothing.
 
-    Trained tasks go everywhere; unseen tasks only to ``validation`` and ``test``. Records that
-    were left out are counted in ``network.yaml`` and listed in ``left_out.csv``.
+    Trained tasks go everywhere; unseen tasks only to ``validation`` and ``test``, so patients of
+    whom nothing is trained are divided between these two. Examples that found no place are counted
+    in ``network.yaml``; records that could not be used are listed in ``left_out.csv``.
 
     Args:
         data: the data set.
@@ -118,26 +125,30 @@ def write_network(
         sites: how many hospitals; with ``by="natural"`` at most as many as the data set names.
         seed: of the division.
         by: ``iid``, ``dirichlet:ALPHA`` or ``natural``; see :func:`partition_patients`.
+        drop: chance that a site lacks a modality; see :func:`drop_modalities`.
         progress: told which folder is being written.
 
     Raises:
-        UserError: too few patients, a place without a row, a faulty array, no room on the disk.
+        UserError: no trained task, too few patients, a place without a row, a faulty array, no
+            room on the disk.
     """
-    cards = load_tasks()
-    places = partition_patients(
-        data.strata, sites=sites, seed=seed, by=by, column=data.natural, fixed=data.fixed
-    )
-    trained = [name for name, card in cards.items() if card.role == "train"]
+    places = _places(data, sites=sites, seed=seed, by=by)
     rows = data.examples.with_columns(place=pl.col("patient_id").replace_strict(places))
+    whole = len(rows)
+    tested = pl.col("place").is_in(["validation", "test"])
+    rows = rows.filter(pl.col("task").is_in(_trained_tasks()) | tested)
+    unseen = whole - len(rows)
     folders = {name: Path("sites") / name for name in site_names(sites)}
+    if drop:
+        at_sites = pl.col("place").is_in(list(folders))
+        thinned = drop_modalities(rows.filter(at_sites), rate=drop, seed=seed)
+        rows = pl.concat([thinned, rows.filter(~at_sites)])
     folders |= {name: Path(name) for name in ("public", "validation", "test")}
     with whole_folder(out) as building:
         for done, (place, folder) in enumerate(folders.items()):
             if progress:
                 progress(f"writing {folder}", done, len(folders))
             part = rows.filter(pl.col("place") == place).drop("place")
-            if place not in ("validation", "test"):
-                part = part.filter(pl.col("task").is_in(trained))
             if part.is_empty():
                 raise UserError(f"{out}: too few patients, no example is left for {folder}")
             part = part.with_columns(split=_splits(part, place, data.strata, seed))
@@ -146,20 +157,51 @@ def write_network(
         parameters = {
             "sites": sites,
             "by": by,
+            "drop": drop,
             "patients": len(places),
             "examples": len(rows),
+            "examples_without_modality": whole - unseen - len(rows),
+            "examples_of_unseen_tasks_at_sites": unseen,
             "left_out": len(data.left_out),
         }
         header = {
             "name": data.name,
-            "synthetic": False,
+            "synthetic": data.synthetic,
             "seed": seed,
             "parameters": parameters,
             "version": 1,
         }
         (building / "network.yaml").write_text(yaml.safe_dump(header, sort_keys=False))
+        draw_holdings(building)
     if progress:
         progress("done", len(folders), len(folders))
+
+
+def _trained_tasks() -> list[str]:
+    return [name for name, card in load_tasks().items() if card.role == "train"]
+
+
+def _places(data: SourceData, *, sites: int, seed: int, by: str) -> dict[str, str]:
+    """By patient a site or a set of the server."""
+    rows = data.examples.filter(pl.col("task").is_in(_trained_tasks()))
+    taught = set(rows["patient_id"])
+    if not taught:
+        raise UserError(
+            f"{data.name}: hospitals train none of its tasks; join it with a data set of which "
+            "they do: data.kind=sources, as in conf/data/public_small.yaml"
+        )
+    untaught = {p: stratum for p, stratum in data.strata.items() if p not in taught}
+    free = {p: stratum for p, stratum in untaught.items() if p not in data.fixed}
+    places = split_patients(free, fractions=UNSEEN_FRACTIONS, seed=seed, name="unseen")
+    places |= {p: data.fixed[p] for p in untaught if p in data.fixed}
+    return places | partition_patients(
+        {p: stratum for p, stratum in data.strata.items() if p in taught},
+        sites=sites,
+        seed=seed,
+        by=by,
+        column=data.natural,
+        fixed=data.fixed,
+    )
 
 
 def _splits(
@@ -184,6 +226,7 @@ def _write_part(folder: Path, place: str, part: pl.DataFrame, data: SourceData) 
     card = SiteCard(
         name=place,
         tasks=tuple(sorted(part["task"].unique())),
+        synthetic=data.synthetic,
         licence=data.licence,
         note=data.note,
     )

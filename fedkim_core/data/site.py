@@ -4,18 +4,13 @@ The contract is in :mod:`fedkim_core.data.contract`. The same kind of folder hol
 patients, the server's public set and the test sets.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
-from fedkim_core.data.cache import cache_path, load_tensors, store_tensors
 from fedkim_core.data.check import check_site, read_card, read_examples
 from fedkim_core.data.contract import (
     EXAMPLES_SCHEMA,
@@ -23,17 +18,14 @@ from fedkim_core.data.contract import (
     SCHEMA_VERSION,
     SPLITS,
     TABLE_MODALITIES,
-    TABLES_FILE,
     TABLES_SCHEMA,
     SiteCard,
     SiteError,
-    files_of,
 )
-from fedkim_core.data.decode import read_image, read_signal, read_tables
-from fedkim_core.data.examples import Example, crop_to_card
+from fedkim_core.data.examples import Example
+from fedkim_core.data.tensors import read_tensors
 from fedkim_core.data.write import write_site
 from fedkim_core.errors import UserError
-from fedkim_core.modalities import load_modalities
 from fedkim_core.tasks import TaskCard
 
 __all__ = [
@@ -50,11 +42,7 @@ __all__ = [
     "write_site",
 ]
 
-DECODER_VERSION = 1
-"""Raise it when a decoder gives other values: cached tensors are then made anew."""
-
 _log = logging.getLogger(__name__)
-_References = dict[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -105,24 +93,34 @@ def load_examples(
         rows = rows.filter(pl.col("split") == split)
     references = _references(rows, cards)
     hours = max((card.hours for card in cards.values()), default=0)
-    tensors = _tensors(site.folder, references, hours, image_size)
+    tensors = read_tensors(site.folder, references, hours, image_size)
     index = {m: {name: i for i, name in enumerate(names)} for m, names in references.items()}
+    values = {modality: tensor.unbind() for modality, tensor in tensors.values.items()}
+    encoded = {name: card.encoded for name, card in cards.items()}
     examples = []
     for row in rows.iter_rows(named=True):
         card = cards[row["task"]]
-        features = {m: tensors[m][index[m][row[m]]] for m in card.encoded if row[m] is not None}
+        features = {}
+        for modality in encoded[card.name]:
+            if row[modality] is None:
+                continue
+            i = index[modality][row[modality]]
+            if modality not in TABLE_MODALITIES:
+                features[modality] = values[modality][i]
+            elif tensors.first_hours[modality][i] < card.hours:
+                features[modality] = values[modality][i][: card.hours]
+        if not features and encoded[card.name]:
+            continue
         example = Example(
             example_id=row["example_id"],
             patient_id=row["patient_id"],
             task=card.name,
             question=row["question"] or card.question,
             answer=row["answer"],
-            text=row["text"],
+            text=row["text"] if "text" in card.modalities else None,
             features=features,
         )
-        example = crop_to_card(example, card, TABLE_MODALITIES)
-        if example.features or not card.encoded:
-            examples.append(example)
+        examples.append(example)
     if left_out := len(rows) - len(examples):
         _log.warning(
             "%s: %d of %d examples left out: nothing observed within the hours of their task",
@@ -133,7 +131,7 @@ def load_examples(
     return examples
 
 
-def _references(rows: pl.DataFrame, cards: Mapping[str, TaskCard]) -> _References:
+def _references(rows: pl.DataFrame, cards: Mapping[str, TaskCard]) -> dict[str, list[str]]:
     """By modality, what the rows refer to, each once and sorted."""
     found = {}
     for modality in KIND_OF:
@@ -142,63 +140,3 @@ def _references(rows: pl.DataFrame, cards: Mapping[str, TaskCard]) -> _Reference
         if len(column):
             found[modality] = column.unique().sort().to_list()
     return found
-
-
-def _tensors(
-    folder: Path, references: _References, hours: int, image_size: int
-) -> dict[str, Tensor]:
-    """One tensor per modality, first axis as in ``references``; from the cache when possible."""
-    cards = load_modalities()
-    shapes: dict[str, tuple[int, ...]] = {}
-    for modality, names in references.items():
-        card = cards[modality]
-        shape = {
-            "image": (1, image_size, image_size),
-            "signal": (len(card.leads), card.samples),
-            "table": (hours, len(card.variables)),
-        }[card.kind]
-        shapes[modality] = (len(names), *shape)
-    try:
-        path = cache_path(_digest(folder, references, shapes))
-    except OSError as error:
-        raise UserError(f"{folder}: a file is gone or cannot be read any more") from error
-    tensors = load_tensors(path, shapes)
-    if tensors is None:
-        tensors = _decode(folder, references, hours, image_size)
-        if tensors:
-            store_tensors(path, tensors)
-    return tensors
-
-
-def _digest(folder: Path, references: _References, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Of everything that the tensors depend on."""
-    digest = hashlib.blake2b(digest_size=16)
-    cards = load_modalities()
-    digest.update(f"{DECODER_VERSION} {folder.resolve()} {sorted(shapes.items())}".encode())
-    for modality, names in references.items():
-        digest.update(cards[modality].model_dump_json().encode())
-        for name in names:
-            digest.update(f"{len(name)} {name}".encode())
-            for file in files_of(modality, name):
-                stat = (folder / file).stat()
-                digest.update(f" {stat.st_size} {stat.st_mtime_ns}".encode())
-    if TABLE_MODALITIES & set(references):
-        with (folder / TABLES_FILE).open("rb") as tables:
-            digest.update(hashlib.file_digest(tables, "blake2b").digest())
-    return digest.hexdigest()
-
-
-def _decode(
-    folder: Path, references: _References, hours: int, image_size: int
-) -> dict[str, Tensor]:
-    cards = load_modalities()
-    arrays = {}
-    for modality, names in references.items():
-        if KIND_OF[modality] == "image":
-            arrays[modality] = np.stack([read_image(folder / n, image_size) for n in names])
-        elif KIND_OF[modality] == "signal":
-            arrays[modality] = np.stack([read_signal(folder / n, cards[modality]) for n in names])
-    stays = {m: names for m, names in references.items() if m in TABLE_MODALITIES}
-    if stays:
-        arrays |= read_tables(folder / TABLES_FILE, stays, hours)
-    return {modality: torch.from_numpy(array) for modality, array in arrays.items()}

@@ -5,6 +5,7 @@ Format 16 is interleaved little-endian int16; physical value = (digital - baseli
 any other shape are handed to the ``wfdb`` package, which is imported only then: it brings pandas.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ GAIN = 1000
 """Digital units per millivolt when writing: steps of 1 microvolt, range +-32.767 mV."""
 _INVALID = -32768
 _RECORD = re.compile(r"^(?P<name>[\w-]+) (?P<leads>\d+) (?P<rate>\d+(?:\.\d+)?) (?P<samples>\d+)$")
-_SIGNAL = re.compile(
-    r"^(?P<file>[^\s/\\]+) 16 (?P<gain>\d+(?:\.\d+)?)\((?P<baseline>-?\d+)\)/(?P<unit>\S+)"
-    r" \d+ -?\d+ -?\d+ -?\d+ 0 (?P<lead>\S+)$"
+_SIGNALS = re.compile(  # one per line: file, gain, baseline, unit, lead
+    r"^([^\s/\\]+) 16 (\d+(?:\.\d+)?)\((-?\d+)\)/(\S+) \d+ -?\d+ -?\d+ -?\d+ 0 (\S+)$",
+    re.MULTILINE,
 )
 
 
@@ -61,15 +62,17 @@ def write_record(
     scaled = np.rint(values * GAIN)
     if np.abs(scaled).max() > -_INVALID - 1:
         raise UserError(f"{path}: the signal exceeds +-32.767 mV; is it in millivolt?")
-    digital = np.ascontiguousarray(scaled, dtype="<i2")
-    checksums = digital.sum(axis=0, dtype=np.int64) % 65536
-    lines = [f"{path.name} {len(leads)} {rate} {len(values)}"]
+    digital = scaled.astype("<i2")
+    checksums = (digital.sum(axis=0, dtype=np.int64) % 65536).tolist()
+    name = path.name
+    lines = [f"{name} {len(leads)} {rate} {len(values)}\n"]
     lines += [
-        f"{path.name}.dat 16 {GAIN}(0)/mV 16 0 {first} {checksum} 0 {lead}"
-        for lead, first, checksum in zip(leads, digital[0], checksums, strict=True)
+        f"{name}.dat 16 {GAIN}(0)/mV 16 0 {first} {checksum} 0 {lead}\n"
+        for lead, first, checksum in zip(leads, digital[0].tolist(), checksums, strict=True)
     ]
-    path.with_name(path.name + ".dat").write_bytes(digital.tobytes())
-    path.with_name(path.name + ".hea").write_text("\n".join(lines) + "\n")
+    for end, data in ((".dat", digital.tobytes()), (".hea", "".join(lines).encode())):
+        with open(f"{path}{end}", "wb") as file:
+            file.write(data)
 
 
 def read_record(path: Path) -> Record:
@@ -79,17 +82,19 @@ def read_record(path: Path) -> Record:
         UserError: the header cannot be understood, points outside its folder or does not fit the
             data.
     """
-    header = path.with_name(path.name + ".hea")
+    header = f"{path}.hea"
     try:
-        lines = [
-            " ".join(line.split())
-            for line in header.read_text(encoding="utf-8").splitlines()
-            if line.strip() and not line.startswith("#")
-        ]
+        with open(header, "rb") as file:
+            text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{header}: the WFDB header cannot be read") from error
+    lines = [
+        " ".join(line.split())
+        for line in text.splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     for line in lines[1:]:
-        if "/" in (name := line.split(" ")[0]) or "\\" in name:
+        if "/" in (name := line.split(" ", 1)[0]) or "\\" in name:
             raise UserError(f"{header}: the WFDB header names a file outside its own folder")
     try:
         return _read_plain(path, lines) or _read_any(path)
@@ -100,29 +105,21 @@ def read_record(path: Path) -> Record:
 def _read_plain(path: Path, lines: list[str]) -> Record | None:
     """Format 16, one segment, one file, every field given; None when it is anything else."""
     record = _RECORD.match(lines[0]) if lines else None
-    signals = [match for line in lines[1:] if (match := _SIGNAL.match(line))]
+    signals = _SIGNALS.findall("\n".join(lines[1:]))
     if record is None or not signals or not int(record["leads"]) == len(signals) == len(lines) - 1:
         return None
-    if len({match["file"] for match in signals}) > 1 or float(record["rate"]) <= 0:
+    files, gains, baselines, units, leads = zip(*signals, strict=True)
+    gain, rate, samples = np.array(gains, np.float64), float(record["rate"]), int(record["samples"])
+    if len(set(files)) > 1 or rate <= 0 or not gain.all() or not samples:
         return None
-    gains = np.array([float(match["gain"]) for match in signals])
-    data = path.with_name(signals[0]["file"])
-    samples = int(record["samples"])
-    if not gains.all() or not data.is_file():
+    with open(os.path.join(path.parent, files[0]), "rb", buffering=0) as file:
+        data = file.read()
+    if len(data) != 2 * samples * len(signals):
         return None
-    digital = np.fromfile(data, dtype="<i2")
-    if digital.size != samples * len(signals) or not samples:
-        return None
-    digital = digital.reshape(samples, len(signals))
-    baselines = np.array([float(match["baseline"]) for match in signals])
-    values = (digital - baselines) / gains
+    digital = np.frombuffer(data, dtype="<i2").reshape(samples, len(signals))
+    values = (digital - np.array(baselines, np.float64)) / gain
     values[digital == _INVALID] = np.nan
-    return Record(
-        values,
-        float(record["rate"]),
-        tuple(match["lead"] for match in signals),
-        tuple(match["unit"] for match in signals),
-    )
+    return Record(values, rate, leads, units)
 
 
 def _read_any(path: Path) -> Record:

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from fedkim_core.data.contract import (
     SiteError,
     leaves_folder,
 )
+from fedkim_core.data.threads import in_threads
 from fedkim_core.data.wfdb16 import write_record
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
@@ -61,8 +64,8 @@ def write_site(
     card: SiteCard,
     examples: pl.DataFrame,
     *,
-    images: Mapping[str, NDArray[np.unsignedinteger]],
-    signals: Mapping[str, NDArray[np.floating]],
+    images: Mapping[str, NDArray[np.unsignedinteger] | Path],
+    signals: Mapping[str, NDArray[np.floating] | Path],
     tables: pl.DataFrame | pl.LazyFrame,
 ) -> None:
     """Write a site folder and check it; it appears complete or not at all.
@@ -74,11 +77,14 @@ def write_site(
         images: by relative path ending in ``.png`` or ``.dcm``; ``[H, W]`` uint8 or uint16.
         signals: by relative path without extension; ``[samples, leads]`` in millivolt at the
             rate and in the lead order of the modality card.
+
+            Instead of an array either may give the path of a file that keeps the contract (of a
+            signal without extension, and with the same name): it is copied as it is.
         tables: columns of ``TABLES_SCHEMA``; no rows when there are no tables. A lazy frame is
             written as it streams by.
 
-    ``images`` and ``signals`` are asked for one value at a time, so a mapping that computes its
-    values keeps memory small.
+    ``images`` and ``signals`` are asked for one value at a time, in this thread and in their order,
+    so a mapping that computes its values keeps memory small.
 
     Raises:
         SiteError: what was written breaks the contract.
@@ -91,12 +97,19 @@ def write_site(
         )
         _write_frame(building / EXAMPLES_FILE, examples, EXAMPLES_SCHEMA)
         _write_frame(building / TABLES_FILE, tables, TABLES_SCHEMA)
-        for reference in images:
-            _write_image(_place(building, reference), images[reference])
+        _make_folders(building, (*images, *signals))
+        in_threads(
+            lambda image: _write_image(*image),  # images are read here, one after the other
+            ((building / reference, images[reference]) for reference in images),
+        )
         ecg = load_modalities()["signal"]
         for reference in signals:
-            path = _place(building, reference)
-            write_record(path, signals[reference], ecg.leads, ecg.sampling_rate)
+            path, signal = building / reference, signals[reference]
+            if isinstance(signal, Path):
+                for end in (".hea", ".dat"):
+                    shutil.copyfile(f"{signal}{end}", f"{path}{end}")
+            else:
+                write_record(path, signal, ecg.leads, ecg.sampling_rate)
         if faults := check_site(building):
             raise SiteError(folder, faults)
 
@@ -108,20 +121,28 @@ def _write_frame(path: Path, frame: pl.DataFrame | pl.LazyFrame, schema: pl.Sche
         raise UserError(f"{path.name}: unknown column {unknown[0]!r}; known: {', '.join(schema)}")
     columns = [pl.col(n) if n in names else pl.lit(None).alias(n) for n in schema]
     try:
-        frame.lazy().select(columns).cast(schema).sink_parquet(path)
-    except pl.exceptions.PolarsError as error:
+        typed = frame.lazy().select(columns).cast(schema)
+        if isinstance(frame, pl.DataFrame):  # a wrong type is found before the file is begun
+            typed = typed.collect().lazy()
+        typed.sink_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # Polars keeps it in its words
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
         raise UserError(f"{path.name}: a column has the wrong type; see {schema}") from error
 
 
-def _place(building: Path, reference: str) -> Path:
-    if leaves_folder(reference):
-        raise UserError(f"{reference!r}: must be a relative path inside the site folder")
-    path = building / reference
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _make_folders(building: Path, references: Collection[str]) -> None:
+    for reference in references:
+        if leaves_folder(reference):
+            raise UserError(f"{reference!r}: must be a relative path inside the site folder")
+    for folder in {os.path.dirname(reference) for reference in references}:
+        (building / folder).mkdir(parents=True, exist_ok=True)
 
 
-def _write_image(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
+def _write_image(path: Path, pixels: NDArray[np.unsignedinteger] | Path) -> None:
+    if isinstance(pixels, Path):
+        shutil.copyfile(pixels, path)
+        return
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16) or not pixels.size:
         raise UserError(
             f"{path.name}: an image must be [H, W] uint8 or uint16,"

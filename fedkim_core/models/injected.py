@@ -78,8 +78,15 @@ class InjectedModel(nn.Module):
 
     # --- what is asked ---------------------------------------------------------------------
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy of the answer tokens, mean over supervised tokens."""
+    def loss(self, batch: Batch, heads: Tensor | None = None, distillation: float = 0.0) -> Tensor:
+        """Cross-entropy of the answer tokens, mean over supervised tokens.
+
+        Args:
+            batch: questions with their answers.
+            heads: ``[B]`` probability of "yes" by the federated heads, NaN where there is none.
+            distillation: weight of the binary cross-entropy between the logit of "yes" against
+                "no" and ``heads``, mean over rows that have one.
+        """
         with self._autocast():
             sequences = self._sequences(batch, answers=True)
             with self._gated(batch):
@@ -87,7 +94,16 @@ class InjectedModel(nn.Module):
             supervised = sequences.targets >= 0
             # The head is the widest layer of all: it runs only where a token is supervised.
             logits = self.foundation.head(hidden[supervised])
-        return nn.functional.cross_entropy(logits, sequences.targets[supervised])
+        answer_loss = nn.functional.cross_entropy(logits, sequences.targets[supervised])
+        if heads is None or heads.isnan().all():
+            return answer_loss
+        known = ~heads.isnan()
+        counts = supervised.sum(1)
+        first = logits[counts.cumsum(0) - counts][:, self._answers]
+        margin = (first[:, 0] - first[:, 1])[known.to(first.device)]
+        return answer_loss + distillation * nn.functional.binary_cross_entropy_with_logits(
+            margin, heads[known].to(margin)
+        )
 
     @torch.no_grad()
     def score(self, batch: Batch, *, plain: bool = False) -> Tensor:

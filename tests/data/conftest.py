@@ -41,6 +41,7 @@ def _parts() -> Parts:
     rng = np.random.default_rng(5)
     image = {"image": f"images/{SECRET}-a.png"}
     dicom = {"image": f"images/{SECRET}-b.dcm"}
+    other = {"image": f"images/{SECRET}-c.dcm"}
     signal = {"signal": f"signals/{SECRET}-a"}
     stay = dict.fromkeys(("vitals", "labs"), f"{SECRET}-stay-1")
     rows = [
@@ -50,7 +51,7 @@ def _parts() -> Parts:
         ("4", "b", "lung_opacity", "validation", "no", dicom),
         ("5", "c", "mortality", "train", "yes", stay),
         ("6", "c", "sepsis", "train", "no", stay),
-        ("7", "d", "med_vqa_rad", "test", "the left lung", dicom | {"text": f"note {SECRET}"}),
+        ("7", "d", "med_vqa_rad", "test", "the left lung", other | {"text": f"note {SECRET}"}),
     ]
     examples = pl.DataFrame(
         [
@@ -88,6 +89,7 @@ def _parts() -> Parts:
         images={
             image["image"]: rng.integers(0, 256, (40, 30), dtype=np.uint8),
             dicom["image"]: rng.integers(0, 65536, (31, 17), dtype=np.uint16),
+            other["image"]: rng.integers(0, 65536, (20, 20), dtype=np.uint16),
         },
         signals={signal["signal"]: rng.normal(0, 0.5, (1000, 12))},
         tables=tables,

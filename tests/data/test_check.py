@@ -1,16 +1,23 @@
 """Every rule of the site folder, broken one at a time."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
 
+from fedkim_core.data.contract import LAST_HOUR
 from fedkim_core.data.faults import LISTED
 from fedkim_core.data.site import Site, SiteError, check_site
+from fedkim_core.paths import APP
 
 EXAMPLES, TABLES = "examples.parquet", "tables.parquet"
+NAMES = ["yes", "no", "the left lung", "Secretname-4711"]
 Rewrite = Callable[..., None]
 
 
@@ -80,6 +87,7 @@ def test_duplicate_example_id(site_folder: Path, rewrite: Rewrite, secret: str) 
         (2, "stay_id", None, ":2: stay_id is empty"),
         (2, "hour", None, ":2: hour must be 0 or more, counted from admission"),
         (2, "hour", -1, ":2: hour must be 0 or more, counted from admission"),
+        (2, "hour", LAST_HOUR + 1, ":2: hour is more than a year (8784) after admission"),
         (2, "modality", "image", ":2: no such variable of this modality"),
         (2, "modality", None, ":2: no such variable of this modality"),
         (2, "variable", "sodium", ":2: no such variable of this modality"),
@@ -135,6 +143,11 @@ def test_whole_numbers_are_accepted_as_values(site_folder: Path, rewrite: Rewrit
         (EXAMPLES, {"cast": ("patient_id", pl.Binary)}, "column patient_id must be string"),
         (EXAMPLES, {"name": "Secretname-4711"}, "column 14 has an unknown name; known: example_id"),
         (EXAMPLES, {"empty": True}, "holds no row"),
+        (EXAMPLES, {"cast": ("answer", pl.Enum(NAMES))}, "column answer must be string, not Enum"),
+        (EXAMPLES, {"nest": "patient_id"}, "column patient_id must be string, not List"),
+        (TABLES, {"nest": "value"}, "column value must be number, not List"),
+        (TABLES, {"struct": "stay_id"}, "column stay_id must be string, not Struct"),
+        (TABLES, {"cast": ("value", pl.Decimal(9, 3))}, "column value must be number, not Decimal"),
         (TABLES, {"drop": "unit"}, "column unit is missing"),
         (TABLES, {"cast": ("hour", pl.Float64)}, "column hour must be integer, not Float64"),
         (TABLES, {"cast": ("value", pl.String)}, "column value must be number, not String"),
@@ -152,6 +165,10 @@ def test_broken_columns(
             frame = frame.with_columns(pl.col(name).cast(dtype))
         case {"name": str(name)}:
             frame = frame.with_columns(pl.lit("x").alias(name))
+        case {"nest": str(name)}:
+            frame = frame.with_columns(pl.concat_list(name))
+        case {"struct": str(name)}:
+            frame = frame.with_columns(pl.struct(pl.col(name).alias(secret)).alias(name))
         case _:
             frame = frame.clear()
     frame.write_parquet(site_folder / file)
@@ -173,8 +190,15 @@ def test_broken_columns(
         ("name: north\ntasks: [flu]\n", "site.yaml: tasks: unknown task 'flu'; known: "),
         ("name: a/b\ntasks: [covid19]\n", "site.yaml: name: String should match pattern"),
         ("name: a\nschema_version: 2\ntasks: [covid19]\n", "site.yaml: schema_version: Input"),
-        ("name: a\ntasks: [covid19]\nhospital: b\n", "site.yaml: hospital: Extra inputs"),
+        ("name: a\ntasks: [covid19]\nhospital: b\n", "site.yaml: key 3 has an unknown name; known"),
+        ("name: a\nnote: !!bool maybe\n", "site.yaml:1: not YAML"),
         (b"name: \xff\xfe", "site.yaml: file cannot be read as UTF-8 text"),
+        ("name: a\ntasks: [covid19]\nname: b\n", "site.yaml:3: a key is given twice"),
+        ("name: a\ntasks: [{b: 1, b: 2}]\n", "site.yaml:2: a key is given twice"),
+        ("name: a\nnote: 2020-13-45\n", "site.yaml:1: not YAML"),
+        ("name: " + "[" * 1000, "site.yaml:1: not YAML"),
+        ("? [a]\n: b\n", "site.yaml:1: not YAML"),
+        ("note: " + "x" * 2**20, "site.yaml: file is larger than 1 MiB"),
     ],
 )
 def test_broken_card(site_folder: Path, text: str | bytes | None, fault: str) -> None:
@@ -205,12 +229,62 @@ def test_missing_tables_are_a_fault_only_when_referred_to(
     assert check_site(site_folder) == []
 
 
+def test_damage_inside_a_parquet_file(site_folder: Path, rewrite: Rewrite) -> None:
+    """The footer is whole: the damage shows only when the rows are read."""
+    noise = np.random.default_rng(0).uniform(60, 100, 5000)
+    row = pl.read_parquet(site_folder / TABLES)[:1].drop("value")
+    rewrite(TABLES, rows=row.join(pl.DataFrame({"value": noise}), how="cross"))
+    data = bytearray((site_folder / TABLES).read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    (site_folder / TABLES).write_bytes(data)
+    assert check_site(site_folder) == [f"{TABLES}: file is not readable parquet"]
+
+
+@pytest.mark.parametrize("file", [EXAMPLES, TABLES])
+def test_more_rows_than_a_file_can_hold(site_folder: Path, file: str) -> None:
+    """A few kilobytes that would be gigabytes in memory."""
+    row = pl.read_parquet(site_folder / file)[:1]
+    row.select(pl.all().repeat_by(2_000_000).explode()).write_parquet(site_folder / file)
+    assert (site_folder / file).stat().st_size < 100_000
+    assert f"{file}: claims more rows than a file of its size can hold" in check_site(site_folder)
+
+
+@pytest.mark.parametrize("file", ["site.yaml", EXAMPLES, TABLES])
+def test_table_that_is_a_link_out_of_the_folder(
+    site_folder: Path, tmp_path: Path, file: str
+) -> None:
+    (site_folder / file).rename(tmp_path / file)
+    (site_folder / file).symlink_to(tmp_path / file)
+    assert check_site(site_folder) == [f"{file}: file is a link that leaves the site folder"]
+
+
 def test_link_out_of_the_folder(site_folder: Path, tmp_path: Path, secret: str) -> None:
     image = site_folder / "images" / f"{secret}-a.png"
     image.rename(tmp_path / "elsewhere.png")
     image.symlink_to(tmp_path / "elsewhere.png")
     expected = "image: file is a link that leaves the site folder"
-    assert check_site(site_folder) == [f"{EXAMPLES}:1: {expected}"]
+    assert check_site(site_folder, decode=True) == [f"{EXAMPLES}:1: {expected}"]
+
+
+@pytest.mark.parametrize("way", ["path", "detour", "link"])
+def test_file_of_two_patients(site_folder: Path, rewrite: Rewrite, secret: str, way: str) -> None:
+    image = f"images/{secret}-a.png"
+    if way == "link":
+        (site_folder / "images" / "link.png").symlink_to(site_folder / image)
+    path = {"path": image, "detour": f"./images//{secret}-a.png", "link": "images/link.png"}[way]
+    rewrite(EXAMPLES, at(7, "image", path))
+    assert check_site(site_folder) == [f"{EXAMPLES}:7: image: the file is another patient's too"]
+
+
+def test_signal_of_two_patients(site_folder: Path, rewrite: Rewrite, secret: str) -> None:
+    rewrite(EXAMPLES, at(4, "signal", f"signals/{secret}-a"))
+    assert check_site(site_folder) == [f"{EXAMPLES}:4: signal: the file is another patient's too"]
+
+
+def test_stay_of_two_patients(site_folder: Path, rewrite: Rewrite, secret: str) -> None:
+    """In whichever of the four columns; reported once."""
+    rewrite(EXAMPLES, at(6, "patient_id", "other"), at(6, "vitals", None))
+    assert check_site(site_folder) == [f"{EXAMPLES}:6: labs: the stay is another patient's too"]
 
 
 def test_empty_file(site_folder: Path, secret: str) -> None:
@@ -251,3 +325,43 @@ def test_card_defaults(site_folder: Path) -> None:
     )
     card = Site.open(site_folder).card
     assert (card.schema_version, card.synthetic, card.licence, card.note) == (1, False, "", "")
+
+
+def test_same_rows_twice_are_no_fault(site_folder: Path, rewrite: Rewrite) -> None:
+    """A monitor gives the same heart rate several times an hour; the mean is not changed."""
+    rewrite(TABLES, rows=pl.concat([pl.read_parquet(site_folder / TABLES)] * 2))
+    assert check_site(site_folder) == []
+
+
+def test_memory_stays_flat_in_the_rows_of_the_table(site_folder: Path, rewrite: Rewrite) -> None:
+    """12 million rows, 100 MB on disk and 900 MB in memory, the very last one at fault."""
+    rows = 500_000
+    noise = np.random.default_rng(0).uniform(60, 100, rows)
+    row = pl.read_parquet(site_folder / TABLES)[:1].drop("value")
+    part, last = site_folder / "part.parquet", site_folder / "last.parquet"
+    columns = list(pl.read_parquet_schema(site_folder / TABLES))
+    row.join(pl.DataFrame({"value": noise}), how="cross").select(columns).write_parquet(part)
+    pl.read_parquet(site_folder / TABLES).with_columns(at(4, "hour", -1)).write_parquet(last)
+    pl.scan_parquet([*[part] * 24, last]).sink_parquet(
+        site_folder / TABLES, compression="uncompressed"
+    )
+    assert (site_folder / TABLES).stat().st_size > 80_000_000
+    script = f"""
+import resource
+from pathlib import Path
+from fedkim_core.data.site import check_site
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(check_site(Path({str(site_folder)!r})))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=APP,
+        env=os.environ | {"POLARS_MAX_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    faults, megabytes = done.stdout.splitlines()
+    rule = "hour must be 0 or more, counted from admission"
+    assert faults == str([f"{TABLES}:{24 * rows + 4}: {rule}"])
+    assert int(megabytes) < 400

@@ -1,6 +1,7 @@
 """Images, signals and tables against independent oracles."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,17 @@ def test_colour_dicom_and_several_frames(tmp_path: Path) -> None:
         read_image(dicom(tmp_path / "y.dcm", GREY8[:8, :8], **frames), 8)
 
 
+def test_nothing_of_a_dicom_header_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = dicom(tmp_path / "x.dcm", GREY8, SpecificCharacterSet="SECRET")
+    caplog.clear()
+    recwarn.clear()  # what writing such a file says
+    with caplog.at_level(logging.DEBUG):
+        read_image(path, 8)
+    assert (caplog.text, list(recwarn)) == ("", [])
+
+
 def write(folder: Path, values: np.ndarray, **settings: Any) -> Path:
     settings = {"fs": 100, "sig_name": list(ECG.leads), "units": ["mV"] * 12} | settings
     count = values.shape[1]
@@ -217,6 +229,8 @@ def test_signal_faults(tmp_path: Path) -> None:
         read_signal(write(tmp_path, values, sig_name=[*ECG.leads[:-1], "X"]), ECG)
     with pytest.raises(UserError, match="unit 'mmHg' is not a voltage"):
         read_signal(write(tmp_path, values, units=["mmHg"] * 12), ECG)
+    with pytest.raises(UserError, match="the sampling rate is outside 50 to 10000 Hz"):
+        read_signal(write(tmp_path, values, fs=0.05), ECG)
     with pytest.raises(UserError, match="shorter than 10 s"):
         read_signal(write(tmp_path, values[:999]), ECG)
     write_record(tmp_path / "r", values, ECG.leads, 100)
@@ -249,3 +263,8 @@ def test_tables_against_a_loop(tmp_path: Path) -> None:
                 assert value == pytest.approx(np.mean(held), rel=1e-6)
             else:
                 assert np.isnan(value)
+
+
+def test_tables_that_are_gone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"t\.parquet: the tables cannot be read"):
+        read_tables(tmp_path / "t.parquet", {"vitals": ["s"]}, 24)

@@ -68,8 +68,10 @@ def test_network(tmp_path: Path) -> None:
     paths = [*(tmp_path / "out" / "sites").iterdir()]
     paths += [tmp_path / "out" / name for name in ("public", "validation", "test")]
     held: Counter[str] = Counter()
+    written = 0
     for path in paths:
         site = Site.open(path)
+        written += len(site.examples)
         unseen = "pleural_effusion" in set(site.examples["task"])
         assert unseen == (path.name in ("validation", "test"))
         patients = set(site.examples["patient_id"])
@@ -83,10 +85,39 @@ def test_network(tmp_path: Path) -> None:
         "name": "example",
         "synthetic": False,
         "seed": 4,
-        "parameters": {"sites": 3, "patients": PATIENTS, "examples": 3 * PATIENTS, "left_out": 1},
+        "parameters": {
+            "sites": 3,
+            "by": "iid",
+            "drop": 0.0,
+            "patients": PATIENTS,
+            "examples": written,
+            "examples_without_modality": 0,
+            "examples_of_unseen_tasks_at_sites": 3 * PATIENTS - written,
+            "left_out": 1,
+        },
         "version": 1,
     }
     assert "images/99.png,no label" in (tmp_path / "out" / "left_out.csv").read_text()
+
+
+def test_who_is_never_trained_on_serves_to_test(tmp_path: Path) -> None:
+    data = source(Counter())
+    untaught = {f"p{i}" for i in range(0, PATIENTS, 4)}
+    trained = pl.col("patient_id").is_in(sorted(untaught)) & (pl.col("task") != "pleural_effusion")
+    rows = data.examples.filter(~trained)
+    fixed = {"p0": "sites", "p4": "test"}
+    some = SourceData(**{**vars(data), "examples": rows, "fixed": fixed})
+    write_network(some, tmp_path / "out", sites=2, seed=0)
+    held = {
+        name: set(Site.open(tmp_path / "out" / name).examples["patient_id"])
+        for name in ("public", "validation", "test")
+    }
+    assert untaught - {"p0"} <= held["validation"] | held["test"]
+    assert "p4" in held["test"]
+    assert "p0" not in set.union(*held.values())
+    none = SourceData(**{**vars(data), "examples": rows.filter(task="pleural_effusion")})
+    with pytest.raises(UserError, match="hospitals train none of its tasks; join it"):
+        write_network(none, tmp_path / "none", sites=2, seed=0)
 
 
 def test_a_faulty_array_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def row_of(ecg: int) -> dict[str, str]:
     filled = {
         "ecg_id": str(ecg),
         "patient_id": f"{(ecg + 1) // 2 + 15000}.0",  # two records each
+        "site": "" if ecg % 8 == 1 else f"{(ecg + 1) // 2 % 4}.0",
+        "strat_fold": str((ecg + 1) // 2 % 10 + 1),
         "report": 'sinus rhythm, "normal"\nsecond line',
         "scp_codes": CODES[(ecg + 1) // 2 % len(CODES)],
         "extra_beats": "1ES" if ecg % 7 == 0 else "",
@@ -204,6 +206,85 @@ def test_same_seed_same_bytes_and_other_seed_other_patients(official: Path, tmp_
     assert patients[0] != patients[1]
 
 
+def test_recording_sites_are_hospitals(official: Path, tmp_path: Path) -> None:
+    """A patient's first record may lack the site that the second one names."""
+    data = ptbxl.read(official, tmp_path)
+    assert data.natural["ptbxl-15001"] == "1.0"
+    assert Counter(data.natural.values()) == {f"{site}.0": RECORDS // 8 for site in range(4)}
+    prepare(ptbxl, official, tmp_path / "out", sites=2, seed=0, by="natural")
+    owned = [
+        {
+            data.natural[patient]
+            for patient in folders(tmp_path / "out")[name].examples["patient_id"]
+        }
+        for name in ("site-1", "site-2")
+    ]
+    assert [len(sites) for sites in owned] == [2, 2]
+    assert not owned[0] & owned[1]
+
+
+def test_patients_without_a_site_share_one(source: Path, tmp_path: Path) -> None:
+    write_database(source, [row_of(ecg) | {"site": " "} for ecg in range(1, 5)])
+    assert set(ptbxl.read(source, tmp_path).natural.values()) == {"unknown"}
+
+
+def test_recommended_folds(official: Path, tmp_path: Path) -> None:
+    assert ptbxl.read(official, tmp_path).fixed == {}
+    prepare(ptbxl, official, tmp_path / "out", sites=2, seed=0, settings={"folds": True})
+    expected = {"public": {8}, "validation": {9}, "test": {10}}
+    sites: set[int] = set()
+    for name, site in folders(tmp_path / "out").items():
+        held = {int(p[-5:]) % 10 + 1 for p in site.examples["patient_id"]}
+        if name in SERVER:
+            assert held == expected[name]
+        else:
+            sites |= held
+    assert sites == set(range(1, 8))
+
+
+def test_500_hertz(source: Path, tmp_path: Path) -> None:
+    row = row_of(1)
+    path = source / row["filename_hr"]
+    path.parent.mkdir(parents=True)
+    wave = np.sin(2 * np.pi * np.arange(1, 13) * np.arange(5000)[:, None] / 500)
+    wfdb.wrsamp(
+        path.name,
+        fs=500,
+        units=["mV"] * 12,
+        sig_name=LEADS,
+        p_signal=wave,
+        fmt=["16"] * 12,
+        write_dir=str(path.parent),
+    )
+    data = ptbxl.read(source, tmp_path, rate=500)
+    assert data.examples["signal"].unique().to_list() == ["signals/00001"]
+    assert len(data.left_out) == RECORDS - 1
+    assert data.left_out[0] == ("records500/00000/00002_hr", "waveform file is missing")
+    middle = slice(50, -50)  # the ends are extrapolated
+    expected = wave[::5][middle]
+    np.testing.assert_allclose(data.signals["signals/00001"][middle], expected, atol=0.01)
+    with pytest.raises(UserError, match="rate=250: PTB-XL has 100 and 500 Hz"):
+        ptbxl.read(source, tmp_path, rate=250)
+
+
+@pytest.mark.parametrize(
+    ("fold", "rule"),
+    [
+        ("0", ":4: strat_fold is not 1 to 10"),
+        ("11", ":4: strat_fold is not 1 to 10"),
+        ("", ":4: strat_fold is not a whole number"),
+        ("9", ":5: strat_fold puts the patient into a second split"),
+    ],
+)
+def test_broken_fold(source: Path, tmp_path: Path, fold: str, rule: str) -> None:
+    rows = [row_of(ecg) for ecg in range(1, 10)]
+    rows[2]["strat_fold"] = fold
+    write_database(source, rows)
+    with pytest.raises(UserError, match=rule):
+        ptbxl.read(source, tmp_path, folds=True)
+    assert ptbxl.read(source, tmp_path).fixed == {}
+
+
 def test_missing_waveforms_are_counted_and_listed(source: Path, tmp_path: Path) -> None:
     rows = [row_of(ecg) for ecg in range(1, RECORDS + 3)]  # the last two have no files
     write_database(source, rows)
@@ -225,6 +306,8 @@ def test_missing_waveforms_are_counted_and_listed(source: Path, tmp_path: Path) 
         ("patient_id", "", r"ptbxl_database\.csv:6: patient_id is not a whole number"),
         ("patient_id", "1.5", "patient_id is not a whole number"),
         ("patient_id", "inf", "patient_id is not a whole number"),
+        ("filename_lr", "../00001", r"ptbxl_database\.csv:6: filename_lr must be a path inside"),
+        ("filename_lr", "", "filename_lr must be a path inside the folder"),
         ("scp_codes", "", "scp_codes is not a table of codes and likelihoods"),
         ("scp_codes", "{'NORM': 'x'}", "scp_codes is not a table of codes and likelihoods"),
         ("scp_codes", "__import__('os')", "scp_codes is not a table of codes and likelihoods"),
@@ -304,6 +387,9 @@ def test_real_records(tmp_path: Path) -> None:
     assert data.left_out == []
     ectopic = Counter(data.examples.filter(task="ectopic_beats")["answer"])
     assert ectopic == {"yes": 15, "no": 297}
+    assert Counter(data.natural.values()) == {"0.0": 157, "1.0": 97, "2.0": 8, "3.0": 39}
+    fixed = Counter(ptbxl.read(REAL, tmp_path, folds=True).fixed.values())
+    assert fixed == {"sites": 194, "public": 27, "validation": 38, "test": 42}
     for site in opened.values():
         for row in site.examples.filter(task="ecg_abnormal").iter_rows(named=True):
             ecg = int(row["example_id"].split("-")[1])

@@ -1,11 +1,15 @@
 """Writing, opening and reading site folders."""
 
+import errno
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fedkim_core.data import decode, tensors, threads
 from fedkim_core.data.site import Site, SiteCard, SiteError, load_examples, write_site
 from fedkim_core.data.wfdb16 import GAIN
 from fedkim_core.errors import UserError
@@ -118,32 +123,131 @@ def same(left: list[Any], right: list[Any]) -> None:
             )
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The times of files count at once, not only seconds after their last change."""
+    monkeypatch.setattr(tensors, "_SETTLED", -60.0)
+
+
+@pytest.fixture
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """After the call, what is named must not be used any more."""
+
+    def forbid(*names: str) -> None:
+        for name in names:
+            monkeypatch.setattr(tensors, name, None)
+
+    return forbid
+
+
+DECODERS = ("read_image", "read_signal", "read_tables")
+
+
 def test_cache_gives_the_same_without_decoding(
-    site_folder: Path, private_cache: Path, secret: str
+    site_folder: Path, private_cache: Path, no_reading: Callable[..., None]
 ) -> None:
     cold = read(site_folder)
     (cached,) = private_cache.iterdir()
     assert private_cache.stat().st_mode & 0o077 == 0
     written = cached.stat().st_mtime_ns
-    path = site_folder / "images" / f"{secret}-a.png"
-    before = path.stat()
-    path.write_bytes(b"x" * before.st_size)  # undecodable, but looks unchanged
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    no_reading(*DECODERS)
     same(read(site_folder), cold)
     assert cached.stat().st_mtime_ns == written
 
 
+@pytest.mark.usefixtures("settled")
+def test_a_known_folder_is_opened_by_the_times_of_its_files(
+    site_folder: Path, private_cache: Path, no_reading: Callable[..., None]
+) -> None:
+    cold = read(site_folder)
+    second_name, cached = sorted(private_cache.iterdir(), key=lambda p: p.is_symlink())[::-1]
+    assert second_name.resolve() == cached.resolve()
+    no_reading("_contents", *DECODERS)
+    same(read(site_folder), cold)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_copy_of_the_folder_finds_the_tensors(
+    site_folder: Path, private_cache: Path, tmp_path: Path, no_reading: Callable[..., None]
+) -> None:
+    cold = read(site_folder)
+    shutil.copytree(site_folder, tmp_path / "copy", copy_function=shutil.copyfile)
+    no_reading(*DECODERS)
+    same(read(tmp_path / "copy"), cold)
+    assert sum(not path.is_symlink() for path in private_cache.iterdir()) == 1
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_change_is_seen_though_size_and_time_are_the_same(
+    site_folder: Path, secret: str, replace: bool
+) -> None:
+    """As after restoring a backup, or by a program that sets the time of modification."""
+    path = site_folder / "signals" / f"{secret}-a.dat"
+    old = read(site_folder)[2].features["signal"].clone()
+    before, data = path.stat(), path.read_bytes()
+    time.sleep(0.02)  # the clock of the file system ticks every few milliseconds
+    if replace:
+        path.unlink()
+    path.write_bytes(data[24:] + data[:24])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert not torch.equal(read(site_folder)[2].features["signal"], old)
+
+
+def test_a_folder_that_changed_a_moment_ago_gets_no_second_name(
+    site_folder: Path, private_cache: Path
+) -> None:
+    read(site_folder)
+    read(site_folder)
+    assert not any(path.is_symlink() for path in private_cache.iterdir())
+
+
+def test_a_file_that_changes_while_it_is_read(
+    site_folder: Path, private_cache: Path, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = site_folder / "images" / f"{secret}-a.png"
+
+    def read_and_change(path: Path, size: int) -> np.ndarray:
+        Image.new("L", (9, 9), 255).save(image)
+        return decode.read_image(path, size)
+
+    monkeypatch.setattr(tensors, "read_image", read_and_change)
+    with pytest.raises(UserError, match="a file changed while it was read"):
+        read(site_folder)
+    assert list(private_cache.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", [b"", b"\0" * 50, None])
+@pytest.mark.usefixtures("settled")
 def test_damaged_cache_is_made_again(
     site_folder: Path, private_cache: Path, damage: bytes | None
 ) -> None:
     cold = read(site_folder)
-    (cached,) = private_cache.iterdir()
-    cached.write_bytes(cached.read_bytes()[:-7] if damage is None else damage)
+    (cached,) = (path for path in private_cache.iterdir() if not path.is_symlink())
+    whole = cached.read_bytes()
+    cached.unlink()  # the tensors of ``cold`` are still mapped to the file
+    cached.write_bytes(whole[:-7] if damage is None else damage)
     same(read(site_folder), cold)
     same(read(site_folder), cold)
-    assert list(private_cache.iterdir()) == [cached]
-    assert cached.stat().st_size > 1000
+    assert len(list(private_cache.iterdir())) == 2
+    assert cached.read_bytes() == whole
+
+
+def test_second_name_without_tensors(site_folder: Path, private_cache: Path, settled: None) -> None:
+    cold = read(site_folder)
+    (cached,) = (path for path in private_cache.iterdir() if not path.is_symlink())
+    cached.unlink()
+    same(read(site_folder), cold)
+    assert cached.exists()
+
+
+def test_openers_at_once(site_folder: Path, private_cache: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(lambda _: read(site_folder), range(4))
+    for other in others:
+        same(other, first)
+    assert len(list(private_cache.iterdir())) == 1
 
 
 def test_changed_data_are_read_anew(
@@ -155,20 +259,47 @@ def test_changed_data_are_read_anew(
     rewrite("tables.parquet", pl.col("value") + 1)
     assert read(site_folder)[4].features["vitals"][0, 0] == 86
     read(site_folder, image_size=20)
-    assert len(list(private_cache.iterdir())) == 4
+    assert len(list(private_cache.iterdir())) == 4  # before, image, tables, size
 
 
+@pytest.mark.parametrize("trouble", ["no folder", "disk full before", "disk full meanwhile"])
 def test_cache_that_cannot_be_written_only_warns(
     site_folder: Path,
     tmp_path: Path,
+    private_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    trouble: str,
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("FEDKIM_CACHE", str(tmp_path / "file"))
+    def no_room(*args: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cold = read(site_folder)
+    shutil.rmtree(private_cache)
+    if trouble == "no folder":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("FEDKIM_CACHE", str(tmp_path / "file"))
+    elif trouble == "disk full before":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 99))
+    else:
+        monkeypatch.setattr(os, "pwrite", no_room)
     with caplog.at_level(logging.WARNING):
-        assert len(read(site_folder)) == 7
+        same(read(site_folder), cold)
     assert "tensors are not cached" in caplog.text
+    assert trouble == "no folder" or "No space left on device" in caplog.text
+    assert trouble == "no folder" or list(private_cache.iterdir()) == []
+
+
+def test_every_count_of_threads_gives_the_same(
+    site_folder: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "_BLOCK", 1)
+    found = []
+    for count in (1, 3):
+        monkeypatch.setattr(threads, "cores", lambda count=count: count)
+        found.append(read(site_folder))
+        shutil.rmtree(private_cache)
+    same(*found)
 
 
 @settings(
@@ -298,7 +429,7 @@ def test_existing_folder_is_not_touched(parts: Any, site_folder: Path, tmp_path:
 def test_written_bytes_depend_on_the_data_only(parts: Any, tmp_path: Path) -> None:
     first, second = parts.write(tmp_path / "1"), parts.write(tmp_path / "2")
     files = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
-    assert len(files) == 7
+    assert len(files) == 8
     for file in files:
         assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
@@ -310,8 +441,9 @@ def test_missing_files_are_noticed_before_anything_appears(parts: Any, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_on_the_disk(tmp_path: Path) -> None:
-    """A real failing write: the process may not make files larger than 3000 bytes."""
+@pytest.mark.parametrize("rows", [1, 5000], ids=["image", "table"])
+def test_no_room_on_the_disk(tmp_path: Path, rows: int) -> None:
+    """A real failing write: the process may not make files larger than 6000 bytes."""
     script = f"""
 import resource, signal
 from pathlib import Path
@@ -320,16 +452,17 @@ from fedkim_core.data.site import SiteCard, TABLES_SCHEMA, write_site
 from fedkim_core.errors import UserError
 rows = pl.DataFrame({{"example_id": ["1"], "patient_id": ["1"], "task": ["covid19"],
     "split": ["train"], "answer": ["no"], "image": ["x.png"]}})
+rows = pl.concat([rows.with_columns(example_id=pl.lit(str(i))) for i in range({rows})])
 noise = np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 try:
     write_site(Path({str(tmp_path / "site")!r}), SiteCard(name="a", tasks=("covid19",)), rows,
         images={{"x.png": noise}}, signals={{}}, tables=pl.DataFrame(schema=TABLES_SCHEMA))
 except UserError as error:
     print(error)
 """
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 3000
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 6000
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == f"{tmp_path / 'site'}: cannot be written (File too large)\n", done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,8 @@ def test_every_modality_of_the_patient_is_in_the_sequence(model: InjectedModel) 
     whole = model._sequences(collate([example("mortality", 1)]), answers=False)
     fewer = model._sequences(collate([example("mortality", 1, without=("labs",))]), answers=False)
     label = len(model.foundation.token_ids(" Labs:"))
-    assert whole.mask.sum() - fewer.mask.sum() == 2 + label
+    tokens = model.extractor.encoders["labs"].pool.queries.shape[0]
+    assert whole.mask.sum() - fewer.mask.sum() == tokens + label
 
 
 def test_loss_is_the_cross_entropy_of_answer_tokens_only(model: InjectedModel) -> None:
@@ -92,6 +93,20 @@ def test_loss_is_the_cross_entropy_of_answer_tokens_only(model: InjectedModel) -
     want = torch.stack(terms).mean().float()
     assert len(terms) == sum(len(model.foundation.answer_ids(r.answer)) + 1 for r in rows)
     torch.testing.assert_close(model.loss(batch).detach(), want, atol=1e-4, rtol=1e-4)
+
+
+def test_distillation_adds_the_cross_entropy_with_the_heads(model: InjectedModel) -> None:
+    """The logit of "yes" against "no" before the answer is what :meth:`score` gives."""
+    rows = [example("lung_opacity", 1), example("med_vqa_rad", 2), example("mortality", 3)]
+    batch, heads = collate(rows), torch.tensor([0.9, torch.nan, 0.2])
+    with torch.no_grad():
+        plain, taught = model.loss(batch), model.loss(batch, heads, 0.5)
+    said = model.score(batch)[[0, 2]].sigmoid()
+    want = torch.tensor([0.9, 0.2])
+    terms = -want * said.log() - (1 - want) * (1 - said).log()
+    torch.testing.assert_close(taught - plain, 0.5 * terms.mean(), atol=1e-4, rtol=1e-4)
+    nobody = torch.full((3,), torch.nan)
+    assert model.loss(batch, nobody, 0.5) == model.loss(batch)
 
 
 def test_score_is_the_difference_of_two_logits(model: InjectedModel) -> None:

@@ -10,8 +10,8 @@ class TokenPool(nn.Module):
     """K learned queries read features by attention: ``[b, n, width] -> [b, K, width]``.
 
     This fixes how many tokens the foundation model sees, whatever the encoder's resolution. The
-    mean of the features is added to each token, so that gradients reach the encoder before
-    attention has learned where to look.
+    mean and the maximum of the features are added to each token, so that gradients reach the
+    encoder before attention has learned where to look, and a small lesion is not averaged away.
     """
 
     def __init__(self, width: int, tokens: int, heads: int = 4) -> None:
@@ -27,11 +27,12 @@ class TokenPool(nn.Module):
         queries = self.queries.expand(features.shape[0], -1, -1)
         read, _ = self.attention(queries, features, features, padding, need_weights=False)
         if padding is None:
-            mean = features.mean(1, keepdim=True)
+            mean, most = features.mean(1, keepdim=True), features.amax(1, keepdim=True)
         else:
             there = (~padding).to(features.dtype)[..., None]
             mean = (features * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
-        return torch.as_tensor(self.after(mean + read))
+            most = features.masked_fill(padding[..., None], -torch.inf).amax(1, keepdim=True)
+        return torch.as_tensor(self.after(mean + most + read))
 
 
 def norm(channels: int) -> nn.GroupNorm:

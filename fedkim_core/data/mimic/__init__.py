@@ -1,0 +1,1 @@
+"""What the adapters of MIMIC-III and MIMIC-IV share."""
