@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedkim_core.tasks import TaskCard
-
 YES, NO = "yes", "no"
 
 
@@ -117,30 +115,3 @@ def batches(
         ordered = [example for i in order for example in groups[i]]
     for start in range(0, len(ordered), size):
         yield collate(ordered[start : start + size])
-
-
-def crop_to_card(example: Example, card: TaskCard, tables: frozenset[str]) -> Example:
-    """Keep what the card allows: its modalities, and its hours of each table.
-
-    A table with nothing observed inside those hours is absent.
-    """
-    kept = {}
-    for name in card.encoded:
-        value = example.features.get(name)
-        if value is None:
-            continue
-        if name in tables:
-            value = value[: card.hours]
-            if bool(value.isnan().all()):
-                continue
-        kept[name] = value
-    text = example.text if "text" in card.modalities else None
-    return Example(
-        example.example_id,
-        example.patient_id,
-        example.task,
-        example.question,
-        example.answer,
-        text,
-        kept,
-    )

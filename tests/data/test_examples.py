@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkim_core.data.examples import Example, batches, collate, crop_to_card
+from fedkim_core.data.examples import Example, batches, collate
 from fedkim_core.modalities import load_modalities
 from fedkim_core.tasks import load_tasks
 from tests.patients import example
@@ -103,33 +103,3 @@ def test_no_examples_no_batch() -> None:
     assert list(batches([], 4)) == []
     with pytest.raises(ValueError, match="no examples"):
         collate([])
-
-
-def test_a_card_decides_modalities_hours_and_text() -> None:
-    whole = example("sepsis", 1, hours=200)
-    rich = Example(
-        "e",
-        "p",
-        "mortality",
-        "?",
-        "yes",
-        "A note.",
-        whole.features | patient(1, ("image",)).features,
-    )
-    kept = crop_to_card(rich, TASKS["mortality"], TABLES)
-    assert kept.features.keys() == set(TASKS["mortality"].encoded)
-    assert all(len(table) == 24 for table in kept.features.values())
-    assert kept.text is None
-    assert (kept.example_id, kept.patient_id, kept.answer) == ("e", "p", "yes")
-    sepsis = crop_to_card(rich, TASKS["sepsis"], TABLES)
-    assert all(len(table) == 168 for table in sepsis.features.values())
-    assert crop_to_card(rich, TASKS["med_vqa_rad"], TABLES).text == "A note."
-
-
-def test_a_table_observed_too_late_is_absent() -> None:
-    whole = example("sepsis", 1, hours=60)
-    late = whole.features["labs"].clone()
-    late[:24] = float("nan")
-    row = Example("e", "p", "mortality", "?", "yes", None, whole.features | {"labs": late})
-    assert "labs" not in crop_to_card(row, TASKS["mortality"], TABLES).features
-    assert "labs" in crop_to_card(row, TASKS["sepsis"], TABLES).features
