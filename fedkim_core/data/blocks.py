@@ -74,7 +74,7 @@ def _check_columns(path: Path, wanted: list[str], names: list[str]) -> None:
             count = "1 column" if len(names) == 1 else f"{len(names)} columns"
             raise UserError(
                 f"{path}:1: column {name!r} is missing (the header has {count});"
-                " check its spelling, and the delimiter and encoding of the mapping"
+                " check its spelling, and the delimiter and encoding that are stated"
             )
         if names.count(name) > 1:
             raise UserError(f"{path}:1: the header has column {name!r} twice; rename one")
@@ -114,7 +114,7 @@ def _records(path: Path, encoding: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: file is missing") from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: is not {encoding}; state its encoding in the mapping, such as latin-1"
+            f"{path}: is not {encoding}; state its encoding, such as latin-1"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: the gzip file is damaged or cut off; export it again") from error

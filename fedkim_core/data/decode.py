@@ -36,7 +36,7 @@ def read_image(path: Path, size: int) -> Array:
         UserError: the file cannot be decoded or holds values that are not finite.
     """
     try:
-        grey = _read_dicom(path) if path.suffix.lower() == ".dcm" else _read_png(path)
+        grey = read_dicom(path) if path.suffix.lower() == ".dcm" else _read_png(path)
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
@@ -69,7 +69,8 @@ def _read_png(path: Path) -> Array:
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
 
 
-def _read_dicom(path: Path) -> Array:
+def read_dicom(path: Path) -> Array:
+    """A DICOM image in its own size, ``[H, W]`` in 0..1, bone bright; see :func:`read_image`."""
     import pydicom
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedkim_core.data.decode import _read_dicom
+from fedkim_core.data.decode import read_dicom
 from fedkim_core.data.prepare import LazyMapping, SourceData
 from fedkim_core.errors import UserError
 
@@ -56,7 +56,7 @@ def _picture(path: Path) -> Pixels:
 def _dicom(path: Path) -> Pixels:
     import pydicom
 
-    grey = _read_dicom(path)
+    grey = read_dicom(path)
     if not np.isfinite(grey).all():
         raise UserError(f"{path}: the image holds values that are not finite numbers")
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["BitsStored"])

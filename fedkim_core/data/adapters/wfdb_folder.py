@@ -28,7 +28,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fedkim_core.data.contract import leaves_folder
-from fedkim_core.data.decode import read_signal
+from fedkim_core.data.decode import RATES, read_signal
 from fedkim_core.data.ecg_labels import TASKS, from_codes, from_table, read_labels
 from fedkim_core.data.prepare import LazyMapping, SourceData
 from fedkim_core.data.wfdb16 import GAIN
@@ -42,8 +42,6 @@ OBTAIN = (
     "a folder of twelve-lead WFDB records, for example `training` of "
     "https://physionet.org/content/challenge-2021/1.0.3/ (CC BY 4.0)"
 )
-RATES = (50.0, 10_000.0)
-"""Hz; a header outside is wrong. Routine devices record at 250 to 1,000 Hz."""
 LIMIT = 32767 / GAIN
 """mV, the most that a signal of a site folder can hold."""
 _NAME = re.compile(r"[\w-]+(/[\w-]+)*", re.ASCII)
