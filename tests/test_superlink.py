@@ -34,6 +34,7 @@ def test_a_port_lost_to_another_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = superlink._free_port
+    running = psutil.Process().children(recursive=True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -50,7 +51,7 @@ def test_a_port_lost_to_another_is_replaced(
         finally:
             link.stop()
     assert not link.alive()
-    assert at_work(psutil.Process().children(recursive=True)) == []
+    assert set(at_work(psutil.Process().children(recursive=True))) <= set(running)
 
 
 def test_stop_finds_stubborn_orphans(tmp_path: Path) -> None:
