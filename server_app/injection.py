@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedkim_core.config import InjectorConfig
-from fedkim_core.data.examples import Batch, Example, batches, collate
+from fedkim_core.data.examples import Batch, Example, collate
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import generator, seeded
 
@@ -64,13 +66,13 @@ class Injector:
         draws = balanced_batches(
             self.examples, config.batch_size, generator(self.seed, "public", round)
         )
-        heads = self._heads() if config.distillation else {}
+        drawn = list(islice(draws, config.steps))
+        said = [self._heads(batch) for batch in drawn] if config.distillation else None
         losses = []
         model.train()
         with seeded(self.seed, "injection", round):
-            for step, batch in zip(range(1, config.steps + 1), draws, strict=False):
-                said = torch.tensor([heads[n] for n in batch.example_ids]) if heads else None
-                loss = model.loss(batch, said, config.distillation)
+            for step, batch in enumerate(drawn, 1):
+                loss = model.loss(batch, said[step - 1] if said else None, config.distillation)
                 losses.append(loss.item())
                 if model.gate is not None and config.gate.mutual_information:
                     loss = loss - config.gate.mutual_information * model.gate_information()
@@ -89,17 +91,10 @@ class Injector:
         return sum(losses) / max(len(losses), 1)
 
     @torch.no_grad()
-    def _heads(self) -> dict[str, float]:
-        """By example, the probability of "yes" by the heads that the sites trained."""
-        extractor = self.model.extractor
-        extractor.eval()
-        return {
-            name: value
-            for batch in batches(self.examples, self.config.batch_size)
-            for name, value in zip(
-                batch.example_ids, extractor.logits(batch).sigmoid().tolist(), strict=True
-            )
-        }
+    def _heads(self, batch: Batch) -> Tensor:
+        """``[B]`` probability of "yes" by the heads that the sites trained; NaN without a head."""
+        self.model.extractor.eval()
+        return self.model.extractor.logits(batch).sigmoid()
 
 
 def _rate(step: int, total: int, warmup: float) -> float:

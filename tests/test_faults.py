@@ -24,6 +24,7 @@ from fedkim_core.exchange import Contract, Instructions, KnowledgeUpdate
 from fedkim_core.guard import code_digest
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.models.m3oe import Gate
+from fedkim_core.models.sequences import pad
 from fedkim_core.tasks import load_tasks
 from server_app import checkpoint
 from server_app.evaluation import Answers, ask, points, score
@@ -219,7 +220,7 @@ def test_splits_by_row(network: Path) -> None:
 
 def test_embeddings_padded_on_the_wrong_side_at_generation(model: InjectedModel) -> None:
     rows = [example("med_vqa_rad", 1), example("mortality", 2), example("ecg_noise_qa", 3)]
-    mask = model._sequences(collate(rows), answers=False).mask
+    _, mask = pad(model.foundation, model._rows(collate(rows), answers=False))
     assert mask[:, -1].all()
     assert not mask.all()
     together = model.generate(collate(rows), 6)

@@ -63,12 +63,12 @@ class Foundation:
         plain = self.token_ids("a")
         return with_start[: len(with_start) - len(plain)] if with_start[-1:] == plain[-1:] else []
 
-    def question_ids(self, text: str) -> list[int]:
-        """Token ids of a prompt that ends in :data:`ANSWER`, ready for :meth:`answer_ids`."""
-        return self.token_ids(f"{text} {ANSWER}") + self._lead()
+    def lead_ids(self) -> list[int]:
+        """Token ids of :data:`ANSWER`, ready for :meth:`answer_ids`."""
+        return self.token_ids(f" {ANSWER}") + self._lead()
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Token ids of ``answer`` as they stand after :meth:`question_ids`."""
+        """Token ids of ``answer`` as they stand after :meth:`lead_ids`."""
         ids, lead = self._after_answer(answer), self._lead()
         return ids[len(lead) :] if ids[: len(lead)] == lead else ids
 
@@ -94,16 +94,26 @@ class Foundation:
     def embed(self, ids: Tensor) -> Tensor:
         return torch.as_tensor(self.embedding(ids))
 
-    def hidden(self, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states ``[B, n, width]`` of embeddings ``[B, n, width]``, mask ``[B, n]``.
+    def hidden(self, embeddings: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Last hidden states ``[B, n, width]`` of embeddings ``[B, n, width]``.
 
-        Positions count from the first token that is not padding, so that left padding changes
-        nothing.
+        Args:
+            embeddings: what is read.
+            mask: ``[B, n]`` bool, True where there is a token; or ``[B, 1, n, n]`` bool, True
+                where token i (row) may see token j.
+            positions: ``[B, n]``; by default they count from the first token that is not
+                padding, so that left padding changes nothing.
         """
-        positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        if mask.dim() == 4:
+            least = torch.finfo(self.dtype).min
+            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, least)
+        else:
+            mask = mask.long()
+        if positions is None:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
         output = self.model.get_decoder()(
             inputs_embeds=embeddings,
-            attention_mask=mask.long(),
+            attention_mask=mask,
             position_ids=positions,
             use_cache=False,
         )

@@ -1,13 +1,7 @@
-"""The injected model: extractor, connectors, frozen foundation model and experts as one.
-
-A question becomes one sequence, padded on the left so that answers start in the same column:
-
-    Image: <K tokens> Vitals: <K tokens> ... Note: ... Question: ... Answer: yes<end>
-"""
+"""The injected model: extractor, connectors, frozen foundation model and experts as one."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,17 +13,8 @@ from fedkim_core.models.connector import Connector
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation
 from fedkim_core.models.m3oe import Experts, Gate, mutual_information
+from fedkim_core.models.sequences import Key, Packed, Row, pack, pad
 from fedkim_core.tasks import TaskCard
-
-
-@dataclass(frozen=True)
-class _Sequences:
-    embeddings: Tensor
-    """``[B, n, width]``, padded on the left."""
-    mask: Tensor
-    """``[B, n]`` bool, True where there is a token."""
-    targets: Tensor
-    """``[B, n]``: the token that each position must predict, -1 where none is supervised."""
 
 
 class InjectedModel(nn.Module):
@@ -88,19 +73,20 @@ class InjectedModel(nn.Module):
                 "no" and ``heads``, mean over rows that have one.
         """
         with self._autocast():
-            sequences = self._sequences(batch, answers=True)
-            with self._gated(batch):
-                hidden = self.foundation.hidden(sequences.embeddings, sequences.mask)
-            supervised = sequences.targets >= 0
+            rows = self._rows(batch, answers=True)
+            packed = pack(self.foundation, rows)
+            hidden = self._hidden(packed)
+            supervised = packed.targets >= 0
             # The head is the widest layer of all: it runs only where a token is supervised.
             logits = self.foundation.head(hidden[supervised])
-        answer_loss = nn.functional.cross_entropy(logits, sequences.targets[supervised])
+        answer_loss = nn.functional.cross_entropy(logits, packed.targets[supervised])
         if heads is None or heads.isnan().all():
             return answer_loss
         known = ~heads.isnan()
-        counts = supervised.sum(1)
-        first = logits[counts.cumsum(0) - counts][:, self._answers]
-        margin = (first[:, 0] - first[:, 1])[known.to(first.device)]
+        lengths = torch.tensor([len(row.answer) for row in rows])
+        first = lengths.cumsum(0) - lengths
+        pair = logits[first.to(logits.device)][:, self._answers]
+        margin = (pair[:, 0] - pair[:, 1])[known.to(pair.device)]
         return answer_loss + distillation * nn.functional.binary_cross_entropy_with_logits(
             margin, heads[known].to(margin)
         )
@@ -112,11 +98,10 @@ class InjectedModel(nn.Module):
         ``plain``: the foundation model alone, which sees only the text.
         """
         with self._autocast():
-            sequences = self._sequences(batch, answers=False, plain=plain)
-            with self._gated(batch, plain=plain):
-                hidden = self.foundation.hidden(sequences.embeddings, sequences.mask)
+            packed = pack(self.foundation, self._rows(batch, answers=False, plain=plain))
+            hidden = self._hidden(packed, plain=plain)
             ids = torch.tensor(self._answers, device=self.foundation.device)
-            pair = self.foundation.head(hidden[:, -1], ids)
+            pair = self.foundation.head(hidden[packed.ends], ids)
         return (pair[:, 0] - pair[:, 1]).cpu()
 
     @torch.no_grad()
@@ -125,11 +110,12 @@ class InjectedModel(nn.Module):
         foundation = self.foundation
         model: Any = foundation.model
         with self._autocast():
-            sequences = self._sequences(batch, answers=False, plain=plain)
-            with self._gated(batch, plain=plain):
+            rows = self._rows(batch, answers=False, plain=plain)
+            embeddings, mask = pad(foundation, rows)
+            with self._gated([row.gate for row in rows], plain=plain):
                 ids = model.generate(
-                    inputs_embeds=sequences.embeddings,
-                    attention_mask=sequences.mask.long(),
+                    inputs_embeds=embeddings,
+                    attention_mask=mask.long(),
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
                     num_beams=1,
@@ -144,7 +130,7 @@ class InjectedModel(nn.Module):
 
     # --- the gate --------------------------------------------------------------------------
 
-    def alphas(self, keys: Sequence[tuple[str, tuple[str, ...]]]) -> Tensor:
+    def alphas(self, keys: Sequence[Key]) -> Tensor:
         """Expert weights ``[N, P]`` of (task, modalities present) pairs."""
         if self.gate is None:
             return torch.ones(len(keys), 1, device=self.foundation.device)
@@ -172,27 +158,17 @@ class InjectedModel(nn.Module):
         trained = [name for name, card in self.cards.items() if card.role == "train"]
         return mutual_information(self.task_alphas(trained))
 
-    def _gated(self, batch: Batch, *, plain: bool = False) -> AbstractContextManager[None]:
+    def _gated(
+        self, keys: Sequence[Key], *, packed: bool = False, plain: bool = False
+    ) -> AbstractContextManager[None]:
+        """Answer row i, or token i of a packed sequence, with the experts' weights of its key."""
         if self.experts is None:
             return nullcontext()
         if plain:
             return self.experts.disabled()
-        having = {name: set(f.rows.tolist()) for name, f in batch.features.items()}
-        # A question is text, so the text modality is always there.
-        keys = [
-            (
-                task,
-                tuple(
-                    name
-                    for name in self.cards[task].modalities
-                    if name == "text" or i in having.get(name, ())
-                ),
-            )
-            for i, task in enumerate(batch.tasks)
-        ]
-        distinct = sorted(set(keys))
-        alphas = self.alphas(distinct)
-        return self.experts.gated(alphas[[distinct.index(key) for key in keys]])
+        distinct = {key: i for i, key in enumerate(sorted(set(keys)))}
+        alpha = self.alphas(list(distinct))[[distinct[key] for key in keys]]
+        return self.experts.gated(alpha[None] if packed else alpha)
 
     def _embed(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Frozen token embeddings ``[N, n, width]`` in float32 and their mask ``[N, n]``."""
@@ -205,42 +181,38 @@ class InjectedModel(nn.Module):
 
     # --- sequences -------------------------------------------------------------------------
 
-    def _sequences(self, batch: Batch, *, answers: bool, plain: bool = False) -> _Sequences:
+    def _hidden(self, packed: Packed, *, plain: bool = False) -> Tensor:
+        """``[N, width]`` hidden states of every token."""
+        with self._gated(packed.gates, packed=True, plain=plain):
+            hidden = self.foundation.hidden(packed.embeddings, packed.visible, packed.positions)
+        return hidden[0]
+
+    def _rows(self, batch: Batch, *, answers: bool, plain: bool = False) -> list[Row]:
+        """One row per question; ``plain`` leaves out what the foundation model cannot read."""
         foundation = self.foundation
         features = {} if plain else self._feature_embeddings(batch)
-        rows: list[list[Tensor]] = []
-        answer_ids: list[list[int]] = []
+        having = {name: set(f.rows.tolist()) for name, f in batch.features.items()}
+        rows = []
         for i, task in enumerate(batch.tasks):
-            parts = [self._ids(tuple(foundation.start_ids()))]
-            for name in self.cards[task].encoded:
+            card = self.cards[task]
+            # A question is text, so the text modality is always there.
+            present = tuple(m for m in card.modalities if m == "text" or i in having.get(m, ()))
+            parts = []
+            for name in card.encoded:
                 if (name, i) in features:
                     parts += [self._text(f" {name.capitalize()}:"), features[name, i]]
             note = batch.texts[i]
             if note:
                 parts.append(self._text(f" Note: {note}"))
-            question = foundation.question_ids(f" Question: {batch.questions[i]}")
-            parts.append(self._ids(tuple(question)))
-            answer = []
+            parts.append(self._ids(foundation.lead_ids()))
+            answer: list[int] = []
             if answers:
                 answer = [*foundation.answer_ids(batch.answers[i]), foundation.end_id]
-                # The end is predicted but predicts nothing, so it need not be read.
-                parts.append(self._ids(tuple(answer[:-1])))
-            rows.append(parts)
-            answer_ids.append(answer)
-        return self._pad([torch.cat(parts) for parts in rows], answer_ids)
-
-    def _pad(self, rows: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> _Sequences:
-        length = max(len(row) for row in rows)
-        embeddings = rows[0].new_zeros(len(rows), length, rows[0].shape[1])
-        mask = torch.zeros(len(rows), length, dtype=torch.bool)
-        targets = torch.full((len(rows), length), -1)
-        for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-            embeddings[i, length - len(row) :] = row
-            mask[i, length - len(row) :] = True
-            if answer:
-                targets[i, length - len(answer) :] = torch.tensor(answer)
-        device = self.foundation.device
-        return _Sequences(embeddings, mask.to(device), targets.to(device))
+                parts.append(self._ids(answer[:-1]))
+            question = foundation.token_ids(f" Question: {batch.questions[i]}")
+            prompt = (*foundation.start_ids(), *question)
+            rows.append(Row((task, present), prompt, torch.cat(parts), tuple(answer)))
+        return rows
 
     def _feature_embeddings(self, batch: Batch) -> dict[tuple[str, int], Tensor]:
         """Connected tokens ``[K, width]`` by (modality, row)."""
@@ -252,9 +224,9 @@ class InjectedModel(nn.Module):
             }
 
     def _text(self, text: str) -> Tensor:
-        return self._ids(tuple(self.foundation.token_ids(text)))
+        return self._ids(self.foundation.token_ids(text))
 
-    def _ids(self, ids: tuple[int, ...]) -> Tensor:
+    def _ids(self, ids: Sequence[int]) -> Tensor:
         device = self.foundation.device
         return self.foundation.embed(torch.tensor(ids, dtype=torch.long, device=device))
 

@@ -119,8 +119,12 @@ class Experts:
 
     @contextmanager
     def gated(self, alpha: Tensor) -> Iterator[None]:
-        """Within this context row i of a batch is answered with expert weights ``alpha[i]``."""
-        self._scale = alpha.repeat_interleave(self.rank, -1)[:, None, :]
+        """Within this context the experts' weights are ``alpha``.
+
+        ``[B, P]`` by row of a batch, or ``[B, n, P]`` by token.
+        """
+        scale = alpha.repeat_interleave(self.rank, -1)
+        self._scale = scale if alpha.dim() == 3 else scale[:, None]
         try:
             yield
         finally:

@@ -1,0 +1,101 @@
+"""What the foundation model reads: questions as rows of embeddings, packed or padded.
+
+A row is a prompt, which the patients of a task have in common, and what is this patient's:
+
+    Question: ... | Image: <K tokens> Vitals: <K tokens> ... Note: ... Answer: yes<end>
+
+The prompt stands first, so that a batch needs to compute it only once (:func:`pack`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkim_core.models.foundation import Foundation
+
+Key = tuple[str, tuple[str, ...]]
+"""What the experts' weights depend on: a task, and which of its modalities a patient has."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question about one patient."""
+
+    gate: Key
+    """Rows that differ in it cannot share a prompt."""
+    prompt: tuple[int, ...]
+    """Token ids."""
+    rest: Tensor
+    """Embeddings ``[n, width]`` of everything after the prompt."""
+    answer: tuple[int, ...] = ()
+    """Token ids to predict, the end included; empty where they are asked for.
+
+    All but the end stand in ``rest`` already: it is predicted but predicts nothing.
+    """
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch as one sequence without padding: first the distinct prompts, then every row."""
+
+    embeddings: Tensor
+    """``[1, N, width]``."""
+    positions: Tensor
+    """``[1, N]``: a row's tokens count on from its prompt."""
+    visible: Tensor
+    """``[1, 1, N, N]`` bool: a token sees its own row and its prompt, up to itself."""
+    gates: list[Key]
+    """``[N]``: :attr:`Row.gate` of every token."""
+    targets: Tensor
+    """``[N]``: the token that each must predict, row after row; -1 where none is supervised."""
+    ends: Tensor
+    """``[B]``: where each row ends."""
+
+
+def pack(foundation: Foundation, rows: Sequence[Row]) -> Packed:
+    """Lay rows one after the other; rows of the same gate and prompt share the prompt's tokens."""
+    prompts = {key: i for i, key in enumerate(dict.fromkeys((r.gate, r.prompt) for r in rows))}
+    parts = [foundation.embed(_ids(foundation, prompt)) for _, prompt in prompts]
+    parts += [row.rest for row in rows]
+    starts = [0] * len(prompts) + [len(row.prompt) for row in rows]
+    gates = [gate for gate, _ in prompts] + [row.gate for row in rows]
+    lengths = torch.tensor([len(part) for part in parts])
+    # Of every token: the part it belongs to, and the prompt that its part goes on from.
+    part = torch.repeat_interleave(torch.arange(len(parts)), lengths)
+    before = torch.tensor([*range(len(prompts)), *(prompts[r.gate, r.prompt] for r in rows)])[part]
+    visible = (part[:, None] == part) | (before[:, None] == part)
+    ends = lengths.cumsum(0)
+    targets = torch.full((len(part),), -1)
+    for row, end in zip(rows, ends[len(prompts) :].tolist(), strict=True):
+        if row.answer:
+            targets[end - len(row.answer) : end] = torch.tensor(row.answer)
+    positions = [
+        torch.arange(start, start + n) for start, n in zip(starts, lengths.tolist(), strict=True)
+    ]
+    device = foundation.device
+    return Packed(
+        embeddings=torch.cat(parts)[None],
+        positions=torch.cat(positions)[None].to(device),
+        visible=visible.tril()[None, None].to(device),
+        gates=[gates[i] for i in part.tolist()],
+        targets=targets.to(device),
+        ends=ends[len(prompts) :].to(device) - 1,
+    )
+
+
+def pad(foundation: Foundation, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Embeddings ``[B, n, width]`` and mask ``[B, n]``, padded on the left as generation needs."""
+    whole = [torch.cat([foundation.embed(_ids(foundation, r.prompt)), r.rest]) for r in rows]
+    length = max(len(row) for row in whole)
+    embeddings = whole[0].new_zeros(len(rows), length, whole[0].shape[1])
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(whole):
+        embeddings[i, length - len(row) :] = row
+        mask[i, length - len(row) :] = True
+    return embeddings, mask.to(foundation.device)
+
+
+def _ids(foundation: Foundation, ids: Sequence[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.long, device=foundation.device)
