@@ -254,7 +254,7 @@ def propose(
 
         fedkim propose export --out mapping.yaml
     """
-    from fedkim_core.data.propose import propose as write
+    from fedkim_core.data.hospital.proposal import propose as write
 
     left = write(export, out)
     lines = "1 line is" if left == 1 else f"{left} lines are"
@@ -277,7 +277,7 @@ def prepare_site(
 
         fedkim check-site my-hospital
     """
-    from fedkim_core.data.mapped import prepare_site as write
+    from fedkim_core.data.hospital import prepare_site as write
 
     with _progress() as progress:
         made = write(mapping, out, progress=progress)

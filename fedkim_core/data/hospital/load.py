@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from fedkim_core.data.mapping import Mapping
+from fedkim_core.data.hospital.mapping import Mapping
 from fedkim_core.errors import UserError
 
 LISTED = 10

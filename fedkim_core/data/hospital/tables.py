@@ -2,12 +2,12 @@
 
 import polars as pl
 
-from fedkim_core.data import cells
 from fedkim_core.data.blocks import ROW
-from fedkim_core.data.cells import Format
-from fedkim_core.data.export import Export
-from fedkim_core.data.leftout import LeftOut
-from fedkim_core.data.mapping import Stays, Table
+from fedkim_core.data.hospital import cells
+from fedkim_core.data.hospital.cells import Format
+from fedkim_core.data.hospital.export import Export
+from fedkim_core.data.hospital.left_out import LeftOut
+from fedkim_core.data.hospital.mapping import Stays, Table
 from fedkim_core.data.spool import Spool
 from fedkim_core.errors import UserError
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from fedkim_core.data.decode import read_signal
-from fedkim_core.data.leftout import Unusable
-from fedkim_core.data.mapping import FIELD
+from fedkim_core.data.hospital.left_out import Unusable
+from fedkim_core.data.hospital.mapping import FIELD
 from fedkim_core.data.pixels import read_grey
 from fedkim_core.data.wfdb16 import write_record
 from fedkim_core.errors import UserError

@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from fedkim_core.data.blocks import blocks
-from fedkim_core.data.cells import Format
-from fedkim_core.data.leftout import LeftOut, Unusable
-from fedkim_core.data.mapping import Mapping, Source
-from fedkim_core.data.pseudonyms import Pseudonym
+from fedkim_core.data.hospital.cells import Format
+from fedkim_core.data.hospital.left_out import LeftOut, Unusable
+from fedkim_core.data.hospital.mapping import Mapping, Source
+from fedkim_core.data.hospital.pseudonyms import Pseudonym
 from fedkim_core.errors import UserError
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from fedkim_core.data import cells
 from fedkim_core.data.blocks import ROW
-from fedkim_core.data.export import Export
-from fedkim_core.data.leftout import LeftOut, Unusable
-from fedkim_core.data.mapped_files import copy_image, copy_signal, finder
-from fedkim_core.data.mapping import FIELD, Answer, Cells, Question, Source
+from fedkim_core.data.hospital import cells
+from fedkim_core.data.hospital.export import Export
+from fedkim_core.data.hospital.files import copy_image, copy_signal, finder
+from fedkim_core.data.hospital.left_out import LeftOut, Unusable
+from fedkim_core.data.hospital.mapping import FIELD, Answer, Cells, Question, Source
 
 Cell = str | None
 Refer = Callable[[Mapping[str, Cell]], Cell]

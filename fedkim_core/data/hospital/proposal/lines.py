@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkim_core.data.cells import Format
-from fedkim_core.data.sniff import Seen
+from fedkim_core.data.hospital.cells import Format
+from fedkim_core.data.hospital.proposal.sniff import Seen
 
 SHOWN = 10
 """Rows that must share a cell before it is written into the proposal."""

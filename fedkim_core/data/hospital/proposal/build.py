@@ -15,11 +15,18 @@ from typing import cast
 
 import polars as pl
 
-from fedkim_core.data.cells import Format
-from fedkim_core.data.propose_examples import death, questions
-from fedkim_core.data.propose_lines import FORMAT, SHOWN, SeenExport, columns, format_of, quoted
-from fedkim_core.data.sniff import Seen, look_at, tables_in
-from fedkim_core.data.synonyms import unit_in, units_to_try, variable_of
+from fedkim_core.data.hospital.cells import Format
+from fedkim_core.data.hospital.proposal.examples import death, questions
+from fedkim_core.data.hospital.proposal.lines import (
+    FORMAT,
+    SHOWN,
+    SeenExport,
+    columns,
+    format_of,
+    quoted,
+)
+from fedkim_core.data.hospital.proposal.sniff import Seen, look_at, tables_in
+from fedkim_core.data.hospital.proposal.synonyms import unit_in, units_to_try, variable_of
 from fedkim_core.data.units import to_card, variables
 from fedkim_core.errors import UserError
 

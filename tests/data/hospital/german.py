@@ -1,6 +1,6 @@
 """An invented export as a German hospital might give it, and the mapping that fits.
 
-``python -m tests.data.german_hospital FOLDER`` writes it. Every patient is made up.
+``python -m tests.data.hospital.german FOLDER`` writes it. Every patient is made up.
 """
 
 import gzip

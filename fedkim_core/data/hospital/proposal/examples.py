@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from fedkim_core.data.leftout import Unusable
-from fedkim_core.data.mapped_files import finder
-from fedkim_core.data.propose_lines import SHOWN, SeenExport, columns, listed, quoted
-from fedkim_core.data.sniff import Seen
-from fedkim_core.data.synonyms import is_one_of
+from fedkim_core.data.hospital.files import finder
+from fedkim_core.data.hospital.left_out import Unusable
+from fedkim_core.data.hospital.proposal.lines import SHOWN, SeenExport, columns, listed, quoted
+from fedkim_core.data.hospital.proposal.sniff import Seen
+from fedkim_core.data.hospital.proposal.synonyms import is_one_of
 
 _ENDINGS = {"image": (".dcm", ".png", ".jpg", ".jpeg"), "signal": (".hea",)}
 _ASKED = {"image": ("lung_opacity", "covid19"), "signal": ("ecg_abnormal",)}

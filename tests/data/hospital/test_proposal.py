@@ -9,15 +9,15 @@ from typer.testing import CliRunner
 
 from fedkim_core.cli import app
 from fedkim_core.data.check import check_site
-from fedkim_core.data.mapped import prepare_site
-from fedkim_core.data.mapping_file import load_mapping
-from fedkim_core.data.propose import propose
+from fedkim_core.data.hospital import prepare_site
+from fedkim_core.data.hospital.load import load_mapping
+from fedkim_core.data.hospital.proposal import propose
+from fedkim_core.data.hospital.proposal.sniff import look_at
+from fedkim_core.data.hospital.proposal.synonyms import unit_in, variable_of
 from fedkim_core.data.site import Site
-from fedkim_core.data.sniff import look_at
-from fedkim_core.data.synonyms import unit_in, variable_of
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
-from tests.data.german_hospital import PATIENTS, write_export
+from tests.data.hospital.german import PATIENTS, write_export
 
 SECRET = "Geheim4711"
 
@@ -153,7 +153,7 @@ def test_every_synonym_means_one_thing() -> None:
     known = {v.name for card in load_modalities().values() for v in card.variables}
     for name in known:
         assert variable_of(name) == name or variable_of(name) is None
-    from fedkim_core.data import synonyms
+    from fedkim_core.data.hospital.proposal import synonyms
 
     words = [
         (synonyms.plain(word), name)

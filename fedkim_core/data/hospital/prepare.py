@@ -12,18 +12,18 @@ from pathlib import Path
 
 import polars as pl
 
-from fedkim_core.data import cells
 from fedkim_core.data.blocks import ROW
 from fedkim_core.data.contract import EXAMPLES_SCHEMA, TABLE_MODALITIES, SiteCard
-from fedkim_core.data.export import Export
-from fedkim_core.data.leftout import LeftOut
-from fedkim_core.data.mapped_rows import Row, read_rows, unambiguous
-from fedkim_core.data.mapped_tables import read_stays, read_table
-from fedkim_core.data.mapping import Mapping
-from fedkim_core.data.mapping_file import load_mapping
+from fedkim_core.data.hospital import cells
+from fedkim_core.data.hospital.export import Export
+from fedkim_core.data.hospital.left_out import LeftOut
+from fedkim_core.data.hospital.load import load_mapping
+from fedkim_core.data.hospital.mapping import Mapping
+from fedkim_core.data.hospital.pseudonyms import Pseudonym, keyed, read_key
+from fedkim_core.data.hospital.rows import Row, read_rows, unambiguous
+from fedkim_core.data.hospital.tables import read_stays, read_table
 from fedkim_core.data.partition import split_patients
 from fedkim_core.data.prepare import Progress
-from fedkim_core.data.pseudonyms import Pseudonym, keyed, read_key
 from fedkim_core.data.spool import Spool
 from fedkim_core.data.write import write_site
 from fedkim_core.errors import UserError

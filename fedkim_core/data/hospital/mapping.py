@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedkim_core.data.cells import Format
 from fedkim_core.data.contract import KIND_OF
+from fedkim_core.data.hospital.cells import Format
 from fedkim_core.data.units import to_card
 from fedkim_core.modalities import load_modalities
 from fedkim_core.tasks import load_tasks

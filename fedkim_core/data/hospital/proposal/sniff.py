@@ -10,10 +10,10 @@ from pathlib import Path
 
 import polars as pl
 
-from fedkim_core.data import cells
 from fedkim_core.data.blocks import ROW, TABLE_ENDINGS, blocks, header_of
-from fedkim_core.data.cells import Format
-from fedkim_core.data.synonyms import bare, plain, role_words, variable_of
+from fedkim_core.data.hospital import cells
+from fedkim_core.data.hospital.cells import Format
+from fedkim_core.data.hospital.proposal.synonyms import bare, plain, role_words, variable_of
 from fedkim_core.errors import UserError
 
 BYTES = 2**20
