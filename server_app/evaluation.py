@@ -1,11 +1,11 @@
 """What the models answer on patients that nobody trained on, and how good that is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from fedkim_core.answers import Answers
 from fedkim_core.config import EvaluationConfig
 from fedkim_core.data.examples import YES, Example, batches
 from fedkim_core.metrics import Scores, score_free_text, score_yes_no
@@ -13,20 +13,6 @@ from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import derive
 from fedkim_core.tasks import TaskCard
-
-
-@dataclass
-class Answers:
-    """The answers to one task's questions, row by row."""
-
-    patients: list[str] = field(default_factory=list)
-    truth: list[str] = field(default_factory=list)
-    labels: list[float] = field(default_factory=list)
-    """Of yes/no tasks: 1 yes, 0 no."""
-    logits: list[float] = field(default_factory=list)
-    """Of yes/no tasks."""
-    texts: list[str] = field(default_factory=list)
-    """Of free-text tasks."""
 
 
 def ask(
@@ -111,6 +97,8 @@ def _answers(examples: Sequence[Example]) -> Answers:
         patients=[e.patient_id for e in examples],
         truth=[e.answer for e in examples],
         labels=[float(e.answer == YES) for e in examples],
+        example_ids=[e.example_id for e in examples],
+        sites=[e.origin for e in examples],
     )
 
 

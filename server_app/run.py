@@ -6,6 +6,7 @@ from typing import Any
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
 from fedkim_core.config import Config
@@ -177,11 +178,11 @@ class Run:
         model.extractor.load_arrays(self.federated)
         heads = ask_heads(model.extractor, test, config.evaluation.batch_size)
         model.extractor.load_arrays(injected_arrays)
-        bootstrap = config.evaluation.bootstrap
+        answers = {"before": before, "extractor": heads, "injected": after}
+        answers_file.write(self.folder, answers)
         columns = {
-            "before": self._score(before, bootstrap=bootstrap),
-            "extractor": self._score(heads, bootstrap=bootstrap),
-            "injected": self._score(after, bootstrap=bootstrap),
+            column: self._score(given, bootstrap=config.evaluation.bootstrap)
+            for column, given in answers.items()
         }
         for task, scores in columns["injected"].items():
             self._tell(config.rounds, task, scores)
@@ -229,9 +230,12 @@ def evaluate_run(folder: Path, split: str = "test") -> Path:
     after = ask(model, examples, config.evaluation)
     model.extractor.load_arrays(federated)
     heads = ask_heads(model.extractor, examples, config.evaluation.batch_size)
+    answers = {"before": before, "extractor": heads, "injected": after}
+    if split == "test":
+        answers_file.write(folder, answers)
     columns = {
-        name: score(answers, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed)
-        for name, answers in (("before", before), ("extractor", heads), ("injected", after))
+        name: score(given, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed)
+        for name, given in answers.items()
     }
     tasks = summary.task_entries(model.cards, examples, columns, synthetic=synthetic)
     result = {"schema_version": 1, "split": split, "synthetic": synthetic, "tasks": tasks}

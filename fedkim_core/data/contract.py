@@ -10,7 +10,8 @@
 
 Every modality with an encoder has a column of its own name in ``examples.parquet``: the relative
 path of an image, the relative path of a WFDB record without extension, or a ``stay_id`` of
-``tables.parquet``. Columns outside ``REQUIRED`` may be null or left out.
+``tables.parquet``. ``origin`` says of the server's own patients which hospital's they resemble, so
+that results can be told apart by hospital. Columns outside ``REQUIRED`` may be null or left out.
 """
 
 from pathlib import PurePosixPath
@@ -36,7 +37,7 @@ TABLE_MODALITIES = frozenset(name for name, kind in KIND_OF.items() if kind == "
 
 REQUIRED = ("example_id", "patient_id", "task", "split", "answer")
 EXAMPLES_SCHEMA = pl.Schema(
-    {name: pl.String() for name in (*REQUIRED, "question", *KIND_OF, "text")}
+    {name: pl.String() for name in (*REQUIRED, "question", *KIND_OF, "text", "origin")}
 )
 TABLES_SCHEMA = pl.Schema(
     {

@@ -25,6 +25,8 @@ class Example:
     """A short clinical note; used only by tasks whose card names the text modality."""
     features: dict[str, Tensor] = field(default_factory=dict)
     """By modality, shapes as in :mod:`fedkim_core.modalities` (one example, no batch axis)."""
+    origin: str | None = None
+    """Whose patients this one resembles, where the server's own sets say so."""
 
 
 @dataclass(frozen=True)

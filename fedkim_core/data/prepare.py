@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedkim_core.data.contract import EXAMPLES_SCHEMA, KIND_OF, TABLES_SCHEMA, SiteCard
 from fedkim_core.data.dropout import drop_modalities
 from fedkim_core.data.holdings import draw_holdings
-from fedkim_core.data.partition import partition_patients, site_names, split_patients
+from fedkim_core.data.partition import FRACTIONS, partition_patients, site_names, split_patients
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
@@ -138,6 +138,7 @@ def write_network(
     tested = pl.col("place").is_in(["validation", "test"])
     rows = rows.filter(pl.col("task").is_in(_trained_tasks()) | tested)
     unseen = whole - len(rows)
+    rows = rows.with_columns(origin=pl.when(tested).then(_origins(rows, data, places, by)))
     folders = {name: Path("sites") / name for name in site_names(sites)}
     if drop:
         at_sites = pl.col("place").is_in(list(folders))
@@ -202,6 +203,23 @@ def _places(data: SourceData, *, sites: int, seed: int, by: str) -> dict[str, st
         column=data.natural,
         fixed=data.fixed,
     )
+
+
+def _origins(rows: pl.DataFrame, data: SourceData, places: Mapping[str, str], by: str) -> pl.Series:
+    """Whose patients each row's patient resembles; null where the data do not say.
+
+    Where the sites were made of what the data set names (``natural``), it is the site that got the
+    patients of that name; otherwise what the rows say already, or else that name itself.
+    """
+    patients = rows["patient_id"]
+    if by != "natural" and not by.startswith("column:"):
+        named = patients.replace_strict(data.natural, default=None, return_dtype=pl.String)
+        own = rows["origin"] if "origin" in rows.columns else pl.Series([None] * len(rows))
+        return own.cast(pl.String).fill_null(named).alias("origin")
+    at_sites = {p: place for p, place in places.items() if place not in FRACTIONS}
+    site_of = {data.natural[p]: place for p, place in at_sites.items() if p in data.natural}
+    by_patient = {p: site_of.get(name) for p, name in data.natural.items()}
+    return patients.replace_strict(by_patient, default=None, return_dtype=pl.String)
 
 
 def _splits(

@@ -119,6 +119,7 @@ def load_examples(
             answer=row["answer"],
             text=row["text"] if "text" in card.modalities else None,
             features=features,
+            origin=row["origin"],
         )
         examples.append(example)
     if left_out := len(rows) - len(examples):

@@ -80,6 +80,24 @@ def test_natural_keeps_the_patients_of_a_hospital_together(hospitals: Path, tmp_
         assert len({home[patient] for patient in Site.open(site).examples["patient_id"]}) == 1
 
 
+@pytest.mark.parametrize("by", ["iid", "natural"])
+def test_test_patients_name_whose_patients_they_resemble(
+    hospitals: Path, tmp_path: Path, by: str
+) -> None:
+    write_network(read_folders(hospitals / "sites"), tmp_path / "out", sites=3, seed=1, by=by)
+    home = dict(all_rows(hospitals / "sites").select("patient_id", "place").iter_rows())
+    rows = all_rows(tmp_path / "out")
+    tested = rows["place"].is_in(["validation", "test"])
+    assert rows.filter(~tested)["origin"].null_count() == len(rows.filter(~tested))
+    want = home
+    if by == "natural":  # the site that got the patients of the same hospital
+        sites = rows.filter(pl.col("place").str.starts_with("site-"))
+        site_of = {home[p]: place for p, place in sites.select("patient_id", "place").iter_rows()}
+        want = {patient: site_of[name] for patient, name in home.items()}
+    for patient, origin in rows.filter(tested).select("patient_id", "origin").iter_rows():
+        assert origin == want[patient]
+
+
 def test_same_seed_same_federation(hospitals: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         data = read_folders(hospitals / "sites")

@@ -9,8 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 from flwr.app import Error, Message, MessageType
+from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fedkim_core import answers
 from fedkim_core import config as configuration
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
@@ -62,6 +64,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
         "checkpoints",
         "tensorboard",
         "report.html",
+        "answers.parquet",
     }
     assert [p.name for p in (finished / "checkpoints").iterdir()] == ["round-002"]
     assert not list(finished.rglob("*.part"))
@@ -96,6 +99,26 @@ def test_summary_holds_all_twelve_tasks(finished: Path) -> None:
         # One question, one answer: the model alone cannot tell patients apart.
         if card.answer == "yes_no":
             assert entry["before"]["auroc"]["value"] == 0.5
+
+
+def test_the_answers_give_the_scores_again(finished: Path, network: Path) -> None:
+    """Every point score of the summary, by scikit-learn or by hand, from the file alone."""
+    frame = answers.read_frame(finished)
+    test = pl.read_parquet(network / "test" / "examples.parquet")
+    assert set(frame["column"]) == {"before", "extractor", "injected"}
+    for name, entry in summary_of(finished)["tasks"].items():
+        for column in ("before", "extractor", "injected"):
+            rows = frame.filter(pl.col("task") == name, pl.col("column") == column)
+            assert len(rows) == (entry["n"] if entry[column] is not None else 0)
+            if entry[column] and "auroc" in entry[column]:
+                value = roc_auc_score(rows["label"], rows["logit"])
+                assert entry[column]["auroc"]["value"] == pytest.approx(value)
+            if entry[column] and "accuracy" in entry[column]:
+                right = (rows["said"] == rows["truth"]).mean()
+                assert entry[column]["accuracy"]["value"] == pytest.approx(right)
+    resembled = frame.join(test, on="example_id", how="left")
+    assert resembled["site"].equals(resembled["origin"], null_equal=True)
+    assert set(resembled["site"]) == set(SITES)
 
 
 def test_summary_accounts_for_the_run(finished: Path) -> None:

@@ -34,7 +34,7 @@ from fedkim_core.data.simulate.text import (
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.tasks import load_tasks
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Raise it when the same seed gives other data."""
 LOCAL_VALIDATION = 0.15
 """Share of a hospital's patients that it keeps for validation."""
@@ -181,6 +181,7 @@ def _write_folder(
         charted = tables.filter(pl.col("modality") == table)["stay_id"].unique()
         references[table] = {row_of[stay]: stay for stay in charted}
 
+    hospitals = patients.origin.each("name").tolist()
     splits = [split] * n if split else _local_splits(n, _source(seed, name, "split"))
     asked: list[Asked] = [
         (task, int(row), None, yes_no(truth[row]))
@@ -204,6 +205,7 @@ def _write_folder(
                 "question": question,
                 "answer": answer,
                 "text": notes[row],
+                "origin": hospitals[row] if split else None,
                 **refer,
             }
         )

@@ -70,6 +70,14 @@ def test_all_tasks_are_tested_and_none_unseen_is_trained(network: Path) -> None:
             assert {TASKS[task].role for task in tasks} == {"train"}
 
 
+def test_test_patients_name_the_hospital_that_they_resemble(network: Path) -> None:
+    test = examples(network / "test").select("patient_id", "origin").unique()
+    assert set(test["origin"]) == set(hospital_names(5))
+    assert not test["patient_id"].is_duplicated().any()
+    own = examples(network / "sites" / hospital_names(5)[0])
+    assert own["origin"].null_count() == len(own)
+
+
 def test_both_answers_are_tested(network: Path) -> None:
     test = examples(network / "test")
     for name, card in TASKS.items():
