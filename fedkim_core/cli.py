@@ -329,16 +329,23 @@ def partition(
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls", help="Ask also with spoilt features and gate: four times as long."
+        ),
+    ] = False,
 ) -> None:
     """Ask the model of a finished run again, from its last checkpoint.
 
-    Writes `evaluation-<split>.json` into the run folder. Needs the extra `server`.
+    Writes `evaluation-<split>.json` into the run folder, and of the test set new answers, summary
+    and report. docs/evaluation.md says what the controls prove. Needs the extra `server`.
     """
     # The one place where fedkim_core reaches for the server's code, by name and at run time: a
     # hospital's installation has this command without having what it needs.
     require("transformers", "peft")
     server = importlib.import_module("server_app.run")
-    typer.echo(str(server.evaluate_run(folder, split)))
+    typer.echo(str(server.evaluate_run(folder, split, controls=controls)))
 
 
 @app.command()

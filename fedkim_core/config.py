@@ -215,6 +215,9 @@ class EvaluationConfig(_Section):
     bootstrap: Count
     """Resamples (by patient) for the 95 % intervals."""
     max_new_tokens: Positive
+    controls: bool = False
+    """Ask the injected model again with one thing spoilt (server_app/controls.py): about three
+    times the test phase more. ``fedkim evaluate RUN --controls`` does it afterwards."""
 
 
 class Config(_Section):

@@ -1,34 +1,19 @@
 """Scores of answers, with intervals that say how sure they are.
 
-Every score comes with a 95 % percentile interval from a bootstrap over PATIENTS: a patient's rows
-are drawn together, because they are not independent (Efron & Tibshirani, An Introduction to the
-Bootstrap, 1993, ch. 13). The resamples depend on the seed and the set of patients only, so two
-models scored on the same patients with the same seed see the same resamples.
+Every score comes with a 95 % percentile interval from a bootstrap over PATIENTS
+(:mod:`fedkim_core.statistics.resample`).
 
 A score that cannot be computed is left out with a reason; it is never 0 and never NaN.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkim_core.statistics.resample import Drawn, Estimate, Floats, resamples
 from fedkim_core.tasks import FREE_TEXT_METRICS, YES_NO_METRICS
-
-Floats = NDArray[np.float64]
-
-_BLOCK = 1_000_000  # entries of one block of resamples: bounds memory at some tens of MB
-_TAILS = (0.025, 0.975)
-
-
-class Estimate(TypedDict):
-    """One score. ``low`` and ``high`` are null when no interval could be computed."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,10 @@ class Scores:
     skipped: dict[str, int] = field(default_factory=dict)
     """Resamples in which the metric was undefined (one class only), where there were any."""
 
+    @classmethod
+    def of(cls, drawn: Drawn) -> "Scores":
+        return cls(drawn.metrics, drawn.absent, drawn.skipped)
+
 
 def score_yes_no(
     labels: NDArray[np.generic],
@@ -50,6 +39,18 @@ def score_yes_no(
     bootstrap: int,
     seed: int,
 ) -> Scores:
+    """The scores of :func:`draw_yes_no`."""
+    return Scores.of(draw_yes_no(labels, logits, patients, bootstrap=bootstrap, seed=seed))
+
+
+def draw_yes_no(
+    labels: NDArray[np.generic],
+    logits: NDArray[np.generic],
+    patients: Sequence[str],
+    *,
+    bootstrap: int,
+    seed: int,
+) -> Drawn:
     """Score yes/no answers.
 
     Values equal scikit-learn's ``roc_auc_score``, ``average_precision_score``, ``f1_score``,
@@ -76,15 +77,15 @@ def score_yes_no(
     broken = int(np.count_nonzero(~np.isfinite(scores)))
     if not len(truth) or broken:
         reason = f"{broken} of {len(truth)} logits are not finite" if broken else "no examples"
-        return Scores(absent=dict.fromkeys(YES_NO_METRICS, reason))
+        return _nothing(YES_NO_METRICS, reason)
 
     order = np.argsort(scores, kind="stable")
     table = _Sorted(truth[order].astype(np.float64), scores[order])
     point = table.metrics(np.ones((1, len(truth))))[0]
     absent = _reasons(table)
     draws = [np.empty((0, len(YES_NO_METRICS)))]
-    draws += [table.metrics(w[:, order]) for w in _resamples(patients, bootstrap, seed)]
-    return _summarise(YES_NO_METRICS, point, np.concatenate(draws), absent)
+    draws += [table.metrics(w[:, order]) for w in resamples(patients, bootstrap, seed)]
+    return Drawn(YES_NO_METRICS, point, np.concatenate(draws), absent)
 
 
 def score_free_text(
@@ -95,6 +96,18 @@ def score_free_text(
     bootstrap: int,
     seed: int,
 ) -> Scores:
+    """The scores of :func:`draw_free_text`."""
+    return Scores.of(draw_free_text(answers, predictions, patients, bootstrap=bootstrap, seed=seed))
+
+
+def draw_free_text(
+    answers: Sequence[str],
+    predictions: Sequence[str],
+    patients: Sequence[str],
+    *,
+    bootstrap: int,
+    seed: int,
+) -> Drawn:
     """Score generated answers: the mean over rows of the scores in ``text_metrics``, each 0..1.
 
     Raises:
@@ -108,15 +121,30 @@ def score_free_text(
             f"{len(patients)} patients"
         )
     if not answers:
-        return Scores(absent=dict.fromkeys(FREE_TEXT_METRICS, "no examples"))
+        return _nothing(FREE_TEXT_METRICS, "no examples")
     rows = score_rows(answers, predictions)
-    table = np.column_stack([rows[name] for name in FREE_TEXT_METRICS])
+    return draw_rows(
+        np.column_stack([rows[name] for name in FREE_TEXT_METRICS]),
+        patients,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+
+
+def draw_rows(table: Floats, patients: Sequence[str], *, bootstrap: int, seed: int) -> Drawn:
+    """Means over rows of ``table [n, FREE_TEXT_METRICS]``, of the sample and its resamples."""
     draws = [np.empty((0, len(FREE_TEXT_METRICS)))]
     draws += [
         np.einsum("rn,nm->rm", w, table) / w.sum(axis=1, keepdims=True)
-        for w in _resamples(patients, bootstrap, seed)
+        for w in resamples(patients, bootstrap, seed)
     ]
-    return _summarise(FREE_TEXT_METRICS, table.mean(axis=0), np.concatenate(draws), {})
+    return Drawn(FREE_TEXT_METRICS, table.mean(axis=0), np.concatenate(draws), {})
+
+
+def _nothing(names: tuple[str, ...], reason: str) -> Drawn:
+    """No metric can be computed, for the one reason."""
+    undefined = np.full(len(names), np.nan)
+    return Drawn(names, undefined, np.empty((0, len(names))), dict.fromkeys(names, reason))
 
 
 def auroc(labels: NDArray[np.generic], logits: NDArray[np.generic]) -> float | None:
@@ -127,21 +155,6 @@ def auroc(labels: NDArray[np.generic], logits: NDArray[np.generic]) -> float | N
     """
     scores = score_yes_no(labels, logits, [""] * len(labels), bootstrap=0, seed=0)
     return scores.metrics["auroc"]["value"] if "auroc" in scores.metrics else None
-
-
-def _resamples(patients: Sequence[str], bootstrap: int, seed: int) -> Iterator[Floats]:
-    """Yield blocks ``[resamples, n]``: how often each row was drawn. One patient yields none."""
-    names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    count = len(names)
-    if count < 2:
-        return
-    rng = np.random.default_rng(seed)
-    size = max(1, _BLOCK // len(owner))
-    for start in range(0, bootstrap, size):
-        block = min(size, bootstrap - start)
-        drawn = rng.integers(0, count, (block, count)) + count * np.arange(block)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=block * count).reshape(block, count)
-        yield times.astype(np.float64)[:, owner]
 
 
 class _Sorted:
@@ -209,24 +222,3 @@ def _reasons(table: _Sorted) -> dict[str, str]:
         which = "examples have" if yes in (0, total) else "predictions are"
         absent["mcc"] = f"all {which} the same answer"
     return absent
-
-
-def _summarise(
-    names: Sequence[str], point: Floats, draws: Floats, absent: dict[str, str]
-) -> Scores:
-    metrics: dict[str, Estimate] = {}
-    skipped: dict[str, int] = {}
-    for column, name in enumerate(names):
-        if name in absent:
-            continue
-        values = draws[:, column]
-        defined = values[~np.isnan(values)]
-        if len(defined) < len(values):
-            skipped[name] = len(values) - len(defined)
-        low, high = np.quantile(defined, _TAILS) if len(defined) else (None, None)
-        metrics[name] = {
-            "value": float(point[column]),
-            "low": None if low is None else float(low),
-            "high": None if high is None else float(high),
-        }
-    return Scores(metrics, absent, skipped)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from fedkim_core.answers import Answers
 from fedkim_core.config import EvaluationConfig
 from fedkim_core.data.examples import YES, Example, batches
-from fedkim_core.metrics import Scores, score_free_text, score_yes_no
+from fedkim_core.evidence import draw
+from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import derive
@@ -36,7 +36,7 @@ def ask(
         if plain:
             place = {_text_key(e): i for i, e in enumerate(asked)}
             given = [given[place[_text_key(e)]] for e in own]
-        answers = _answers(own)
+        answers = unanswered(own)
         if model.cards[task].answer == "yes_no":
             answers.logits = [float(value) for value in given]
         else:
@@ -85,14 +85,15 @@ def ask_heads(
     result = {}
     for task in sorted({example.task for example in examples} & set(extractor.heads)):
         own = [example for example in examples if example.task == task]
-        answers = _answers(own)
+        answers = unanswered(own)
         for batch in batches(own, batch_size):
             answers.logits += extractor.logits(batch).tolist()
         result[task] = answers
     return result
 
 
-def _answers(examples: Sequence[Example]) -> Answers:
+def unanswered(examples: Sequence[Example]) -> Answers:
+    """The rows of one task's examples, with nothing said yet."""
     return Answers(
         patients=[e.patient_id for e in examples],
         truth=[e.answer for e in examples],
@@ -110,22 +111,17 @@ def score(
     seed: int,
 ) -> dict[str, Scores]:
     """Scores with intervals; the resamples of a task are the same for every model."""
-    scores = {}
-    for task, given in answers.items():
-        own = derive(seed, "bootstrap", task) % 2**32
-        if cards[task].answer == "yes_no":
-            scores[task] = score_yes_no(
-                np.array(given.labels),
-                np.array(given.logits),
-                given.patients,
+    return {
+        task: Scores.of(
+            draw(
+                cards[task],
+                given,
                 bootstrap=bootstrap,
-                seed=own,
+                seed=derive(seed, "bootstrap", task) % 2**32,
             )
-        else:
-            scores[task] = score_free_text(
-                given.truth, given.texts, given.patients, bootstrap=bootstrap, seed=own
-            )
-    return scores
+        )
+        for task, given in answers.items()
+    }
 
 
 def points(scores: Scores) -> dict[str, float]:

@@ -9,11 +9,13 @@ from flwr.serverapp import Grid
 from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
+from fedkim_core.answers import Columns
 from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import SERVER_SETS, Network, locate, prepare
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.errors import UserError
+from fedkim_core.evidence import task_entries
 from fedkim_core.exchange import Arrays, Contract
 from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import KnowledgeExtractor
@@ -22,6 +24,7 @@ from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
 from fedkim_core.seeds import seeded
 from server_app import checkpoint, summary
+from server_app.controls import ask_controls
 from server_app.evaluation import ask, ask_heads, points, score
 from server_app.injection import Injector
 from server_app.recorder import Recorder
@@ -179,14 +182,13 @@ class Run:
         heads = ask_heads(model.extractor, test, config.evaluation.batch_size)
         model.extractor.load_arrays(injected_arrays)
         answers = {"before": before, "extractor": heads, "injected": after}
+        if config.evaluation.controls:
+            with self.recorder.phase("controls", config.rounds):
+                answers |= ask_controls(model, test, config.evaluation, config.seed)
         answers_file.write(self.folder, answers)
-        columns = {
-            column: self._score(given, bootstrap=config.evaluation.bootstrap)
-            for column, given in answers.items()
-        }
-        for task, scores in columns["injected"].items():
+        for task, scores in self._score(after, bootstrap=0).items():
             self._tell(config.rounds, task, scores)
-        return summary.task_entries(model.cards, test, columns, synthetic=self.synthetic)
+        return entries(config, answers, synthetic=self.synthetic)
 
     def _score(self, answers: Any, *, bootstrap: int) -> dict[str, Scores]:
         return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
@@ -213,8 +215,22 @@ def execute(overrides: list[str], grid: Grid) -> Path:
     return path
 
 
-def evaluate_run(folder: Path, split: str = "test") -> Path:
+def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, Any]:
+    """The ``tasks`` part of the summary."""
+    return task_entries(
+        answers,
+        config.cards(),
+        bootstrap=config.evaluation.bootstrap,
+        seed=config.seed,
+        synthetic=synthetic,
+    )
+
+
+def evaluate_run(folder: Path, split: str = "test", *, controls: bool = False) -> Path:
     """Ask the checkpoint of a finished run again; writes ``evaluation-<split>.json``.
+
+    With the test set, ``answers.parquet``, ``summary.json`` and ``report.html`` become the new
+    ones, where there is a summary.
 
     Raises:
         UserError: no run folder, no checkpoint, or no such set.
@@ -227,16 +243,17 @@ def evaluate_run(folder: Path, split: str = "test") -> Path:
     model = build_model(config)
     before = ask(model, examples, config.evaluation, plain=True)
     federated = checkpoint.load(checkpoint.latest(folder), model)
-    after = ask(model, examples, config.evaluation)
+    answers = {"before": before, "injected": ask(model, examples, config.evaluation)}
+    if controls:
+        answers |= ask_controls(model, examples, config.evaluation, config.seed)
     model.extractor.load_arrays(federated)
-    heads = ask_heads(model.extractor, examples, config.evaluation.batch_size)
-    answers = {"before": before, "extractor": heads, "injected": after}
+    answers["extractor"] = ask_heads(model.extractor, examples, config.evaluation.batch_size)
+    tasks = entries(config, answers, synthetic=synthetic)
+    result = {"schema_version": 1, "split": split, "synthetic": synthetic, "tasks": tasks}
+    path = summary.write(folder, result, f"evaluation-{split}.json")
     if split == "test":
         answers_file.write(folder, answers)
-    columns = {
-        name: score(given, model.cards, bootstrap=config.evaluation.bootstrap, seed=config.seed)
-        for name, given in answers.items()
-    }
-    tasks = summary.task_entries(model.cards, examples, columns, synthetic=synthetic)
-    result = {"schema_version": 1, "split": split, "synthetic": synthetic, "tasks": tasks}
-    return summary.write(folder, result, f"evaluation-{split}.json")
+        if (folder / "summary.json").is_file():
+            summary.replace_tasks(folder, tasks)
+            write_report(folder)
+    return path

@@ -9,18 +9,15 @@ from typing import Any
 
 from fedkim_core import __version__
 from fedkim_core.config import Config
-from fedkim_core.data.examples import YES, Example
+from fedkim_core.data.examples import Example
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import SiteProfile
-from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import count_parameters
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.models.m3oe import mutual_information
-from fedkim_core.tasks import TaskCard
 from server_app.recorder import Recorder
 
 SCHEMA_VERSION = 1
-COLUMNS = ("before", "extractor", "injected")
 
 
 def count_tasks(examples: Sequence[Example]) -> dict[str, int]:
@@ -28,36 +25,6 @@ def count_tasks(examples: Sequence[Example]) -> dict[str, int]:
     for example in examples:
         counts[example.task] = counts.get(example.task, 0) + 1
     return counts
-
-
-def task_entries(
-    cards: Mapping[str, TaskCard],
-    test: Sequence[Example],
-    columns: Mapping[str, Mapping[str, Scores]],
-    *,
-    synthetic: bool,
-) -> dict[str, Any]:
-    """The ``tasks`` part; ``columns`` holds scores by column and task."""
-    entries = {}
-    counts = count_tasks(test)
-    for name, card in cards.items():
-        entry: dict[str, Any] = {
-            "role": card.role,
-            "answer": card.answer,
-            "n": counts.get(name, 0),
-            "synthetic": synthetic,
-        }
-        if card.answer == "yes_no":
-            entry["positives"] = sum(e.task == name and e.answer == YES for e in test)
-        absent: dict[str, str] = {}
-        for column in COLUMNS:
-            scores = columns[column].get(name)
-            entry[column] = dict(scores.metrics) if scores else None
-            if scores:
-                absent |= {f"{column}.{metric}": why for metric, why in scores.absent.items()}
-        entry["absent"] = absent
-        entries[name] = entry
-    return entries
 
 
 def gate_entry(model: InjectedModel) -> dict[str, Any] | None:
@@ -135,3 +102,17 @@ def write(folder: Path, summary: Mapping[str, Any], name: str = "summary.json") 
         part.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); make room") from error
     return path
+
+
+def replace_tasks(folder: Path, tasks: Mapping[str, Any]) -> None:
+    """Put new results into the summary of a finished run.
+
+    Raises:
+        UserError: the summary cannot be read or written.
+    """
+    path = folder / "summary.json"
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read; run the federation again") from error
+    write(folder, {**old, "tasks": dict(tasks)})

@@ -114,7 +114,7 @@ def test_same_seed_same_interval_other_seed_other_interval():
 def test_blocks_of_resamples_do_not_change_the_result(monkeypatch):
     labels, logits = np.arange(50) % 2, np.sin(np.arange(50.0))
     whole = _score(labels, logits, bootstrap=100)
-    monkeypatch.setattr("fedkim_core.metrics._BLOCK", 700)
+    monkeypatch.setattr("fedkim_core.statistics.resample._BLOCK", 700)
     assert _score(labels, logits, bootstrap=100).metrics["mcc"] == pytest.approx(
         whole.metrics["mcc"]
     )

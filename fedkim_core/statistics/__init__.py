@@ -1,0 +1,1 @@
+"""What may be concluded from answers: intervals, tests, calibration (docs/evaluation.md)."""
