@@ -16,6 +16,8 @@ from fedkim_core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fedkim_core.ask import Advisor
+
 USER_ERROR = 2
 
 app = typer.Typer(
@@ -430,22 +432,16 @@ def ask(
         fedkim ask outputs/RUN --task covid19 --image chest.png
     """
     require("transformers", "peft")
-    _quiet()
-    from fedkim_core.ask import Advisor, read_answers
     from fedkim_core.data.study import read_study
-    from fedkim_core.report.schema import read_summary
 
-    finished = importlib.import_module("server_app.finished")
-    config, model = finished.load_model(folder)
-    summary = read_summary(folder) if (folder / "summary.json").is_file() else None
-    advisor = Advisor(model, config, summary, read_answers(folder))
+    advisor = _advisor(folder)
     features = read_study(
         advisor.readable(task),
         image=image,
         signal=signal,
         tables=tables,
-        hours=model.cards[task].hours,
-        image_size=config.data.image_size,
+        hours=advisor.model.cards[task].hours,
+        image_size=advisor.config.data.image_size,
     )
     (reply,) = advisor.answer([advisor.example(task, features, question, note)])
     chance = "" if reply.probability is None else f" (probability of yes {reply.probability:.3f})"
@@ -453,6 +449,35 @@ def ask(
     typer.echo(f"given: {', '.join(reply.given)}; not given: {', '.join(reply.lacking) or 'none'}")
     for line in (f"calibration: {reply.calibration}", *reply.notes):
         typer.echo(line)
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8417,
+) -> None:
+    """Serve a finished run: a page and an HTTP interface. Research software, no medical device.
+
+    It has no login and no encryption. Leave it on 127.0.0.1, or put a proxy that has both in
+    front. What is asked is not kept and not logged. Needs the extras `server` and `serve`.
+
+    Example:
+
+        fedkim serve outputs/RUN
+
+        curl http://127.0.0.1:8417/tasks
+    """
+    require("fastapi", "uvicorn", "transformers", "peft")
+    from fedkim_core.serve.app import LOOPBACK, create_app, listen
+    from fedkim_core.serve.app import serve as answer
+
+    bound = listen(host, port)
+    app = create_app(_advisor(folder), hosts=LOOPBACK if host in LOOPBACK else ("*",))
+    if host not in LOOPBACK:
+        typer.echo("warning: reachable from other machines, without login or encryption", err=True)
+    typer.echo(f"http://{host}:{bound.getsockname()[1]}/  (Ctrl-C ends it)")
+    answer(app, bound)
 
 
 @app.command()
@@ -473,7 +498,17 @@ def require(*modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"{module} is not installed; install 'fedkim[server,simulation]'")
+            raise UserError(f"{module} is not installed; install 'fedkim[server,serve,simulation]'")
+
+
+def _advisor(folder: Path) -> "Advisor":
+    _quiet()
+    from fedkim_core.ask import Advisor, read_answers
+    from fedkim_core.report.schema import read_summary
+
+    config, model = importlib.import_module("server_app.finished").load_model(folder)
+    summary = read_summary(folder) if (folder / "summary.json").is_file() else None
+    return Advisor(model, config, summary, read_answers(folder))
 
 
 def _quiet() -> None:

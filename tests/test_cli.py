@@ -50,6 +50,9 @@ def test_help_teaches() -> None:
         "prepare-site",
         "partition",
         "evaluate",
+        "export",
+        "ask",
+        "serve",
         "report",
     ):
         assert f" {command} " in text

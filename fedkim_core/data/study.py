@@ -1,7 +1,9 @@
 """The files of one patient, outside any site folder, under the same rules as in one."""
 
+import logging
 import re
 import tempfile
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
 
 STAY = "stay"
+MOST_ROWS = 1_000_000
+"""Of one stay's tables: more than every variable in every hour of a year."""
 
 
 class StudyError(UserError):
@@ -83,10 +87,34 @@ def study_image(path: Path, size: int) -> Tensor:
         raise StudyError("image", "no such file")
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise StudyError("image", f"must end in {' or '.join(IMAGE_SUFFIXES)}")
+    if path.suffix.lower() == ".png" and not _is_png(path):
+        raise StudyError("image", "not a PNG file")
+    if path.suffix.lower() == ".dcm" and _is_deflated(path):
+        raise StudyError("image", "deflated DICOM is not read: it may swell without limit")
     _, rule = examine(str(path.parent), ("image", path.name))
     if rule:
         raise StudyError("image", rule)
     return torch.from_numpy(read_image(path, size))
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def _is_deflated(path: Path) -> bool:
+    """Whether all of a DICOM file behind its first group is one zlib stream."""
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it quotes values
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    except Exception:  # whatever a damaged file makes it trip over; decoding will say so
+        return False
+    return bool(syntax == DeflatedExplicitVRLittleEndian)
 
 
 def study_signal(path: Path) -> Tensor:
@@ -144,14 +172,16 @@ def _rows(path: Path) -> pl.DataFrame:
         raise StudyError("tables", "must end in .csv or .parquet")
     try:
         if kind == ".csv":
-            rows = pl.read_csv(path)
+            rows = pl.read_csv(path, n_rows=MOST_ROWS + 1)
         else:
             _, faults = read_schema(path)
             if faults:
                 raise StudyError("tables", faults[0].partition(": ")[2])
-            rows = scan(path).collect()
+            rows = scan(path).head(MOST_ROWS + 1).collect()
     except UNREADABLE as error:
         raise StudyError("tables", f"not a readable {kind[1:]} file") from error
+    if len(rows) > MOST_ROWS:
+        raise StudyError("tables", f"holds more than {MOST_ROWS} rows; one stay has fewer")
     if rows.is_empty():
         raise StudyError("tables", "holds no row")
     if "stay_id" in rows.columns and rows["stay_id"].n_unique() > 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from fedkim_core.config import FoundationConfig
 from fedkim_core.errors import UserError

@@ -47,7 +47,8 @@ def weights_digest(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        files = [safe_open(path, "pt") for path in sorted(folder.glob("model*.safetensors"))]
+        paths = sorted(folder.glob("model*.safetensors"))
+        files: list[Any] = [safe_open(path, "pt") for path in paths]
         where = {name: file for file in files for name in file.keys()}  # noqa: SIM118
         for name in sorted(where):
             tensor = where[name].get_tensor(name).contiguous()

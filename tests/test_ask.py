@@ -1,0 +1,179 @@
+"""What is said of an answer, and the commands that use a run, as a person types them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from fedkim_core.ask import Advisor, read_answers, wilson
+from fedkim_core.data.network import Network
+from fedkim_core.data.site import Site
+from fedkim_core.errors import UserError
+from fedkim_core.report.schema import parse_summary
+from fedkim_core.tasks import load_tasks
+from server_app.run import execute
+from tests.patients import example
+from tests.report.example import summary
+from tests.test_cli import assert_mistake, fedkim
+from tests.tiny import make_grid, make_model, overrides, tiny
+
+CONFIG = tiny()
+
+
+@pytest.fixture(scope="module")
+def model() -> object:
+    return make_model(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three tasks."""
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    tasks = "tasks=[covid19,mortality,pleural_effusion]"
+    words = overrides(network, "rounds=1", "evaluation.bootstrap=2", tasks)
+    execute([*words, f"output={folder}"], make_grid(words))
+    return folder
+
+
+def image(network: Path) -> Path:
+    folder = Network(network).server_set("test")
+    return folder / str(Site.open(folder).examples["image"].drop_nulls()[0])
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_interval_is_wilsons(counts: tuple[int, int]) -> None:
+    want = binomtest(*counts).proportion_ci(method="wilson")
+    assert wilson(*counts) == pytest.approx((want.low, want.high), abs=1e-6)
+
+
+def test_calibration_counts_the_nearest_test_patients(model: object) -> None:
+    """Of a model whose probability is twice the truth, the note says half."""
+    rng = np.random.default_rng(0)
+    probability = np.linspace(0.02, 0.98, 4000)
+    labels = (rng.random(4000) < probability / 2).astype(np.float64)
+    logits = np.log(probability / (1 - probability))
+    advisor = Advisor(model, CONFIG, None, {"covid19": (labels, logits)})
+    said = advisor._calibration("covid19", 0.8)
+    assert said.startswith("Of the 50 test patients with the nearest probabilities (0.79 to 0.81)")
+    share = int(said.split("%")[0].split()[-1])
+    assert 20 <= share <= 60
+    assert "outside" not in said
+    assert "outside all that the model said" in advisor._calibration("covid19", 0.999)
+
+
+def test_without_answers_calibration_is_unknown(model: object) -> None:
+    few = np.zeros(19), np.zeros(19)
+    advisor = Advisor(model, CONFIG, None, {"covid19": few})
+    assert advisor._calibration("covid19", 0.5).startswith("Unknown: the run has 19 test answers")
+    assert advisor._calibration("lung_opacity", 0.5).startswith("Unknown: the run keeps no test")
+
+
+def test_a_reply_says_what_it_stands_on(model: object) -> None:
+    values = summary()
+    advisor = Advisor(model, CONFIG, parse_summary(values), {})
+    cards = load_tasks()
+    asked = [
+        advisor.example("mortality", example("mortality", 1, without=("labs",)).features),
+        advisor.example("med_vqa_rad", example("med_vqa_rad", 2).features, "Where?", "Cough."),
+        advisor.example("pleural_effusion", example("pleural_effusion", 3).features, "Effusion?"),
+    ]
+    stay, words, effusion = advisor.answer(asked)
+    assert stay.given == ["vitals", "inputs", "outputs"]
+    assert stay.lacking == ["labs"]
+    assert stay.question == cards["mortality"].question
+    assert stay.answer == ("yes" if stay.probability > 0.5 else "no")
+    assert any("synthetic patients" in note for note in stay.notes)
+    assert any(
+        note.startswith("On the run's test set (300 examples): auroc") for note in stay.notes
+    )
+    assert words.probability is None
+    assert words.given == ["image", "text"]
+    assert any("Nobody trained on this task" in note for note in effusion.notes)
+    assert any("never tested on this one" in note for note in effusion.notes)
+    (alone,) = Advisor(model, CONFIG, None, {}).answer(asked[:1])
+    assert any("are unknown" in note for note in alone.notes)
+    assert alone.probability == pytest.approx(stay.probability, abs=1e-6)
+
+
+def test_questions_that_cannot_be_asked(model: object) -> None:
+    advisor = Advisor(model, CONFIG, None, {})
+    pixels = example("covid19", 1).features
+    cases = [
+        (("flu", {}), "task flu: not one of this run"),
+        (("covid19", {}), "covid19: nothing to read; give at least one of image"),
+        (("ecg_abnormal", pixels), "image: ecg_abnormal reads signal"),
+        (("covid19", pixels, None, "Cough."), "note: covid19 reads none"),
+        (("covid19", pixels, "x" * 2001), "question: longer than 2000 characters"),
+    ]
+    for arguments, message in cases:
+        with pytest.raises(UserError) as caught:
+            advisor.example(*arguments)
+        assert str(caught.value).startswith(message)
+
+
+def test_answers_of_the_injected_model_are_read(tmp_path: Path) -> None:
+    assert read_answers(tmp_path) == {}
+    pl.DataFrame(
+        {
+            "task": ["a", "a", "a", "b"],
+            "column": ["before", "injected", "injected", "injected"],
+            "label": [1, 1, 0, None],
+            "logit": [9.0, 0.5, float("nan"), None],
+            "patient_id": ["p"] * 4,
+        }
+    ).write_parquet(tmp_path / "answers.parquet")
+    ((task, (labels, logits)),) = read_answers(tmp_path).items()
+    assert (task, labels.tolist(), logits.tolist()) == ("a", [1.0], [0.5])
+    (tmp_path / "answers.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_answers(tmp_path)
+
+
+def test_ask_as_a_person_types_it(run: Path, network: Path) -> None:
+    done = fedkim("ask", run, "--task", "covid19", "--image", image(network))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == load_tasks()["covid19"].question
+    assert lines[1].split(" (probability of yes 0.")[0] in ("yes", "no")
+    assert lines[2] == "given: image; not given: none"
+    assert lines[3].startswith("calibration: ")
+    assert "not a medical device" in done.stdout
+    assert "synthetic patients" in done.stdout
+    assert done.stderr == ""
+
+
+def test_export_as_a_person_types_it(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    done = fedkim("export", run, "--all", "--rank", "3", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 3
+    assert "auroc on " in done.stdout
+    card = (out / "covid19" / "README.md").read_text()
+    assert "| auroc |" in card
+    assert "Compressed to rank 3" in card
+    assert "of them yes" in card
+    check = json.loads((out / "covid19" / "fedkim.json").read_text())["check"]
+    assert check["n"] > 0
+
+
+def test_mistakes(run: Path, network: Path, tmp_path: Path) -> None:
+    here = run
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    shutil.rmtree(broken / "checkpoints")
+    cases = [
+        (["export", here, "--out", tmp_path / "x"], "export: give --task NAME or --all"),
+        (["ask", here, "--task", "covid19", "--image", tmp_path / "x.png"], "image: no such file"),
+        (["ask", broken, "--task", "covid19"], f"{broken / 'checkpoints'}: no checkpoint"),
+        (["serve", "nowhere", "--port", "0"], "nowhere"),
+    ]
+    for arguments, message in cases:
+        assert_mistake(fedkim(*arguments), message)
+    assert [p.name for p in tmp_path.iterdir()] == ["broken"]
