@@ -86,15 +86,27 @@ class DataConfig(_Section):
         return self
 
 
-class EncoderConfig(BaseModel):
-    """Which encoder (a file in ``models/encoders``) and its own settings."""
+class Chosen(BaseModel):
+    """A part that is chosen by the name of its file, and that file's own settings.
+
+    One that has no settings can be written as its name alone.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+class EncoderConfig(Chosen):
+    """Which encoder (a file in ``models/encoders``) and its own settings."""
 
 
 class EncodersConfig(_Section):
@@ -178,8 +190,10 @@ class StrategyConfig(_Section):
     """What a round is: who trains, how long, and how the updates become one model."""
 
     name: str
-    aggregation: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    """A function of fedkim_core/aggregation.py."""
+    aggregation: Chosen
+    """A file of fedkim_core/aggregation: how the updates of a round become one."""
+    server_optimiser: Chosen
+    """A file of fedkim_core/server_optimisers: how the server moves towards that one."""
     proximal_mu: NonNegative
     fraction: Rate
     """Share of the sites sampled in a round."""
@@ -192,8 +206,17 @@ class StrategyConfig(_Section):
     """Weigh the rarer answer of each task up, at most tenfold."""
     minimum_sites: Positive
     """Sites that must be connected before the first round."""
-    reply_timeout: Annotated[float, Field(gt=0)]
-    """Seconds to wait for the sites of a round."""
+    minimum_examples: Positive
+    """An encoder or head that all sites together trained on fewer examples keeps its value."""
+    quorum: Rate | Positive
+    """Sites whose valid update a round needs: a share of those sampled (0.5; 1.0 is all of them)
+    or a number (2; 1 is one site)."""
+    deadline: Annotated[float, Field(gt=0)]
+    """Seconds to wait for the sites, each time they are asked."""
+    retries: Count
+    """How often the sites that are missing are asked again in a round below its quorum."""
+    norm_bound: Annotated[float, Field(gt=0)] | None
+    """k of the bound on the size of an update (fedkim_core/outliers.py); null: no bound."""
 
 
 class PrivacyConfig(_Section):
@@ -280,9 +303,24 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     if isinstance(values, dict):
         values.pop("experiment", None)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_schema_message(error)) from error
+    _check_files(config)
+    return config
+
+
+def _check_files(config: Config) -> None:
+    """Refuse a part whose file is not there now, not once the data have been prepared."""
+    # These know the configuration, and torch.
+    from fedkim_core.aggregation import combiner
+    from fedkim_core.models.encoders import find_encoder
+    from fedkim_core.server_optimisers import stepper
+
+    combiner(config.strategy)
+    stepper(config.strategy)
+    for kind, encoder in config.extractor.encoders:
+        find_encoder(kind, encoder.name)
 
 
 def _check_groups(overrides: Sequence[str]) -> None:

@@ -271,6 +271,9 @@ def _check_profile(profile: SiteProfile, contract: Contract) -> None:
     unknown = set(profile.examples) - contract.tasks | set(profile.modalities) - contract.modalities
     if unknown:
         raise ExchangeError(f"{sorted(unknown)[0]!r} is not on the allow-list")
+    for task, count in profile.examples.items():
+        if count < 0:
+            raise ExchangeError(f"examples of {task}: {count} is not a count")
 
 
 def _counts(record: MetricRecord) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """The state of a run, read from the events that the server application writes.
 
 ``progress.jsonl`` in the run folder holds one event a line: ``start``, ``phase``, ``site``,
-``step``, ``task``, ``round``, ``end``. :mod:`fedkim_core.view` shows what is kept here.
+``step``, ``task``, ``round``, ``left_out``, ``again``, ``kept``, ``joined``, ``end``.
+:mod:`fedkim_core.view` shows what is kept here.
 """
 
 import json

@@ -83,6 +83,18 @@ def _line(event: Event, progress: Progress) -> str | None:
             return f"{_round_name(progress)}{event['task']}: {event['metric']} {event['value']:.3f}"
         case "left_out":
             return f"{_round_name(progress)}site {event['site']} left out: {event['reason']}"
+        case "again":
+            return (
+                f"{_round_name(progress)}{event['valid']} valid updates, {event['needed']} needed: "
+                "the others are asked again"
+            )
+        case "kept":
+            return (
+                f"{_round_name(progress)}{event['module']} keeps its value: trained on "
+                f"{event['examples']} examples only"
+            )
+        case "joined":
+            return f"{_round_name(progress)}site {event['site']} joined"
     return None
 
 

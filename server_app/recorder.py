@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,10 +45,17 @@ class Recorder:
         self.event("step", round=round, step=step, of=of, loss=loss)
         self._board.add_scalar("injection/loss", loss, (round - 1) * of + step)
 
-    def leave_out(self, round: int, site: str, reason: str) -> None:
-        """A site that does not count in this round, and why."""
-        self.left_out.append({"round": round, "site": site, "reason": reason})
-        self.event("left_out", round=round, site=site, reason=reason)
+    def leave_out(self, round: int, site: str, reason: str, kind: str) -> None:
+        """A site that does not count in this round, and why; kinds are those of mail.py."""
+        entry = {"round": round, "site": site, "kind": kind, "reason": reason}
+        self.left_out.append(entry)
+        self.event("left_out", **entry)
+
+    def count_left_out(self, round: int) -> dict[str, int]:
+        """Sites left out in a round, by kind."""
+        return dict(
+            sorted(Counter(x["kind"] for x in self.left_out if x["round"] == round).items())
+        )
 
     @contextmanager
     def phase(self, name: str, round: int = 0) -> Iterator[None]:

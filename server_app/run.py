@@ -104,7 +104,7 @@ class Run:
             grid,
             ArrayRecord(),
             num_rounds=config.rounds,
-            timeout=config.strategy.reply_timeout,
+            timeout=config.strategy.deadline,
             evaluate_fn=validate,
         )
         with recorder.phase("test", config.rounds):
@@ -163,6 +163,7 @@ class Run:
                 "extractor": points(heads) if heads else None,
                 "injected": points(injected[task]),
                 "sites": sites,
+                "left_out": self.recorder.count_left_out(round),
             }
             self.recorder.metrics(line)
             self._tell(round, task, injected[task])

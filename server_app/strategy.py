@@ -1,45 +1,45 @@
-"""The round: sites are asked, their updates folded in as they arrive, and the result injected.
+"""The round: sites are asked, their updates checked and aggregated, and the result injected.
 
 A Flower strategy (``flwr.serverapp.strategy``). It differs from the stock ones where the method
-does: aggregation is per module and by what a site really trained on, replies are consumed one by
-one, the aggregate passes through the injector before the next round sends it, and a round in which
-no update was valid fails the run.
+does: aggregation is per module and by what a site really trained on, the aggregate passes through
+the injector before the next round sends it; and where hospitals do: updates wait on disk and not
+in memory, what is late, broken or suspicious is left out by name, and a round below its quorum is
+asked again and then fails the run.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
+from torch import Tensor
 
-from fedkim_core import aggregation, exchange
+from fedkim_core import exchange
+from fedkim_core.aggregation import combiner
 from fedkim_core.config import Config
-from fedkim_core.exchange import (
-    Arrays,
-    Contract,
-    ExchangeError,
-    Instructions,
-    KnowledgeUpdate,
-    SiteProfile,
-)
-from fedkim_core.seeds import generator
+from fedkim_core.exchange import Arrays, Contract, ExchangeError, Instructions, SiteProfile
+from fedkim_core.outliers import outliers
+from fedkim_core.server_optimisers import stepper
+from server_app import mail
+from server_app.claims import Suspicious, check_auroc, check_claims
+from server_app.mail import Absence
 from server_app.recorder import Recorder
+from server_app.roster import Roster, RoundFailed
+from server_app.spool import Spool, flatten, unflatten
+
+__all__ = ["Inject", "KnowledgeStrategy", "RoundFailed"]
 
 Inject = Callable[[int, Arrays], Arrays]
 """(round, aggregated extractor) -> extractor that the next round sends."""
-POLL = 0.1
-"""Seconds between looks for replies."""
-
-
-class RoundFailed(RuntimeError):
-    """A round from which nothing was learned."""
+SPOOL = "updates"
+"""Folder of a round's updates, in the run folder while the round lasts."""
+CLOCKS = 600.0
+"""Seconds that the clocks of server and sites may differ."""
 
 
 class KnowledgeStrategy(Strategy):
-    """FedKIM over FedAvg or FedProx, by configuration."""
+    """FedKIM over any aggregation and server optimiser, by configuration."""
 
     def __init__(
         self, config: Config, contract: Contract, code: str, recorder: Recorder, inject: Inject
@@ -49,83 +49,59 @@ class KnowledgeStrategy(Strategy):
         self.code = code
         self.recorder = recorder
         self.inject = inject
-        self.aggregate = aggregation.find(config.strategy.aggregation)
-        self.profiles: dict[str, SiteProfile] = {}
+        self.combine = combiner(config.strategy)
+        self.step = stepper(config.strategy)
+        self.roster = Roster(config, contract, code, recorder)
+        self.spool = Spool(recorder.folder / SPOOL)
+        self.absent: dict[str, Absence] = {}
+        """Sites of this round without a valid update."""
         self.arrays: Arrays = {}
+        """The extractor that the next round sends."""
+        self.memory: dict[str, Tensor] = {}
+        """What the server optimiser keeps: ``<module>/<name>`` -> tensor."""
         self.losses: dict[str, dict[str, float]] = {}
         """Metrics that sites sent in this round, by site."""
-        self._nodes: dict[str, int] = {}
 
-    # --- who is there ----------------------------------------------------------------------
+    @property
+    def profiles(self) -> dict[str, SiteProfile]:
+        return self.roster.profiles
+
+    def state(self) -> dict[str, Tensor]:
+        """What a later process needs besides ``arrays`` to go on; empty without an optimiser."""
+        return dict(self.memory)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.memory = dict(state)
 
     def discover(self, grid: Grid) -> None:
-        """Ask every connected node for its profile: names and counts.
+        """Ask every connected node for its profile; raises as :meth:`Roster.discover`."""
+        self.roster.discover(grid)
 
-        Raises:
-            RoundFailed: nobody answered or has examples, or two nodes answer for the same site.
-        """
-        content = exchange.encode_instructions(Instructions(0, self.code))
-        nodes = self._wait_for_nodes(grid)
-        messages = [Message(content, node, MessageType.QUERY) for node in nodes]
-        for reply in self._replies(grid, messages, 0):
-            try:
-                profile = exchange.decode_profile(reply, self.contract)
-            except (ExchangeError, KeyError) as error:
-                self.recorder.leave_out(0, str(reply.metadata.src_node_id), f"profile: {error}")
-                continue
-            if profile.site in self.profiles:
-                raise RoundFailed(f"two nodes answer for the site {profile.site!r}")
-            self.profiles[profile.site] = profile
-            self._nodes[profile.site] = reply.metadata.src_node_id
-        self.profiles = dict(sorted(self.profiles.items()))
-        if not self.profiles:
-            raise RoundFailed("no site answered; its reasons stand in progress.jsonl")
-        if not self._sample(1):
-            raise RoundFailed("no site has a training example of this run's tasks")
-
-    def _wait_for_nodes(self, grid: Grid) -> list[int]:
-        deadline = time.monotonic() + self.config.strategy.reply_timeout
-        while True:
-            nodes = sorted(grid.get_node_ids())
-            if len(nodes) >= self.config.strategy.minimum_sites:
-                return nodes
-            if time.monotonic() > deadline:
-                raise RoundFailed(
-                    f"{len(nodes)} sites connected, strategy.minimum_sites="
-                    f"{self.config.strategy.minimum_sites}, waited "
-                    f"{self.config.strategy.reply_timeout:g} s"
-                )
-            time.sleep(1)
-
-    def _sample(self, round: int) -> list[str]:
-        """Sites of a round, by name and seed: node ids differ from run to run."""
-        # A site without examples of this run's tasks has nothing to train on.
-        names = [name for name, profile in self.profiles.items() if any(profile.examples.values())]
-        count = max(1, math.ceil(self.config.strategy.fraction * len(names)))
-        order = torch.randperm(len(names), generator=generator(self.config.seed, "sites", round))
-        return sorted(names[i] for i in order[:count].tolist())
-
-    # --- Flower's four verbs ---------------------------------------------------------------
+    # --- Flower's five verbs ---------------------------------------------------------------
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        return self._messages(server_round, self._sample(server_round), MessageType.TRAIN)
+        """Messages to the round's sites that have not sent a valid update yet."""
+        sites = [s for s in self.roster.sample(server_round) if s not in self.spool.held]
+        return self._messages(server_round, sites, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """Fold the updates in, then inject.
+        """Check the updates one by one and put them on the spool.
 
-        Raises:
-            RoundFailed: no update was valid.
+        Those that are too large beside the others of the round are taken out again at the end.
         """
-        self.losses = {}
-        with self.recorder.phase("train", server_round):
-            learned = self.aggregate(self._valid_updates(server_round, replies))
-        if not learned:
-            raise RoundFailed(f"round {server_round}: no site sent a valid update")
-        self.arrays = self.inject(server_round, {**self.arrays, **learned})
+        for reply in replies:
+            self._take(server_round, reply)
+        if self.config.strategy.norm_bound is not None:
+            norms = {site: held.norms for site, held in self.spool.held.items()}
+            for site, reason in outliers(norms, self.config.strategy.norm_bound).items():
+                self.spool.discard(site)
+                del self.losses[site]
+                self.absent[site] = Absence("quarantined", f"update: {reason}")
         losses = [v for m in self.losses.values() for k, v in m.items() if k.startswith("loss.")]
         return ArrayRecord(), MetricRecord({"loss": sum(losses) / max(len(losses), 1)})
 
@@ -136,11 +112,12 @@ class KnowledgeStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         for reply in replies:
-            site = self._site(reply)
+            site = self.roster.site(reply.metadata.src_node_id)
             try:
                 _, metrics = exchange.decode_metrics(reply, self.contract)
+                check_auroc(metrics)
             except (ExchangeError, KeyError) as error:
-                self.recorder.leave_out(server_round, site, f"validation: {error}")
+                self.absent[site] = Absence("invalid", f"validation: {error}")
                 continue
             known = self.losses.setdefault(site, {})
             known |= {k: v for k, v in metrics.items() if k.startswith("auroc.")}
@@ -148,7 +125,14 @@ class KnowledgeStrategy(Strategy):
 
     def summary(self) -> None:
         strategy = self.config.strategy
-        self.recorder.event("strategy", name=strategy.name, aggregation=strategy.aggregation)
+        self.recorder.event(
+            "strategy",
+            name=strategy.name,
+            aggregation=strategy.aggregation.name,
+            server_optimiser=strategy.server_optimiser.name,
+        )
+
+    # --- rounds ----------------------------------------------------------------------------
 
     def start(
         self,
@@ -164,95 +148,125 @@ class KnowledgeStrategy(Strategy):
 
         Flower's own loop collects every reply before it aggregates, and calls a round in which
         everything failed a success; this one does neither.
+
+        Raises:
+            RoundFailed: a round stayed below its quorum.
         """
         self.summary()
         nothing = ConfigRecord()
         for round in range(1, num_rounds + 1):
             began = time.monotonic()
-            asked = self.configure_train(round, initial_arrays, nothing, grid)
-            self.aggregate_train(round, self._replies(grid, asked, round))
+            self.arrays = self.inject(round, self.train(round, grid))
             with self.recorder.phase("validate", round):
                 asked = self.configure_evaluate(round, initial_arrays, nothing, grid)
-                self.aggregate_evaluate(round, self._replies(grid, asked, round))
+                self.aggregate_evaluate(round, self._replies(grid, asked, "validation"))
+                self._leave_out_absent(round)
                 if evaluate_fn:
                     evaluate_fn(round, initial_arrays)
             self.recorder.event("round", round=round, seconds=time.monotonic() - began)
         return Result()
 
+    def train(self, round: int, grid: Grid) -> Arrays:
+        """The extractor that the sites' updates of this round make.
+
+        Raises:
+            RoundFailed: fewer valid updates than the quorum, asked again as often as allowed.
+        """
+        self.losses = {}
+        with self.recorder.phase("train", round), self.spool:
+            self._gather(round, grid)
+            return {**self.arrays, **self._combine(round)}
+
+    def _gather(self, round: int, grid: Grid) -> None:
+        """Fill the spool with valid updates, at least as many as the quorum."""
+        strategy = self.config.strategy
+        for attempt in range(strategy.retries + 1):
+            self.absent = {}
+            # Before the first attempt nobody waits for nodes that are new.
+            self.roster.refresh(grid, round, strategy.deadline if attempt else 0.0)
+            asked = self.configure_train(round, ArrayRecord(), ConfigRecord(), grid)
+            self.aggregate_train(round, self._replies(grid, asked, "update"))
+            valid, sampled = len(self.spool.held), len(self.roster.sample(round))
+            needed = self.roster.quorum(sampled)
+            if valid >= needed:
+                break
+            if attempt < strategy.retries:
+                reasons = {site: absence.reason for site, absence in self.absent.items()}
+                self.recorder.event("again", round=round, valid=valid, needed=needed, why=reasons)
+        self._leave_out_absent(round)
+        if valid < needed:
+            raise RoundFailed(
+                f"round {round}: {valid} of {sampled} sites sent a valid update, {needed} needed "
+                f"(strategy.quorum={strategy.quorum}); their reasons stand in progress.jsonl"
+            )
+
+    def _combine(self, round: int) -> Arrays:
+        """The modules that were trained enough, as aggregation and server optimiser give them."""
+        learned: Arrays = {}
+        for module, stack in self.spool.stacks():
+            examples = sum(stack.weights)
+            if examples < self.config.strategy.minimum_examples:
+                self.recorder.event("kept", round=round, module=module, examples=examples)
+                continue
+            prefix = f"{module}/"
+            own = {k[len(prefix) :]: v for k, v in self.memory.items() if k.startswith(prefix)}
+            value, own = self.step(flatten(self.arrays[module]), self.combine(stack), own)
+            self.memory |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
+            learned[module] = unflatten(value, self.contract.shapes[module])
+        return learned
+
     # --- messages --------------------------------------------------------------------------
 
     def _messages(self, round: int, sites: Iterable[str], kind: str) -> list[Message]:
         content = exchange.encode_model(self.arrays, Instructions(round, self.code))
+        # A site need not begin with what nobody waits for any more.
+        alive = self.config.strategy.deadline + CLOCKS
         messages = []
         for site in sites:
-            messages.append(Message(content, self._nodes[site], kind, group_id=str(round)))
+            node = self.roster.nodes[site]
+            messages.append(Message(content, node, kind, ttl=alive, group_id=str(round)))
             self._count(round, site, "bytes_down", content)
         return messages
 
-    def _replies(self, grid: Grid, messages: Iterable[Message], round: int) -> Iterator[Message]:
-        """Replies as they arrive, until all are there or ``reply_timeout`` has passed.
+    def _replies(self, grid: Grid, messages: Iterable[Message], what: str) -> Iterator[Message]:
+        """Replies as they arrive; sites that have none are absent."""
+        for asked, reply in mail.ask(grid, messages, self.config.strategy.deadline):
+            if isinstance(reply, Absence):
+                site = self.roster.site(asked.metadata.dst_node_id)
+                self.absent[site] = Absence(reply.kind, f"{what}: {reply.reason}")
+            else:
+                yield reply
 
-        Sites that fail or stay silent are left out, by name and with their reason.
-        """
-        deadline = time.monotonic() + self.config.strategy.reply_timeout
-        messages = list(messages)
-        pushed = set(grid.push_messages(messages))
-        waiting = {}
-        for message in messages:
-            if message.metadata.message_id in pushed:
-                waiting[message.metadata.message_id] = message
-            else:  # its node has left since it was asked for its profile
-                site = self._name(message.metadata.dst_node_id)
-                self.recorder.leave_out(round, site, "the message could not be sent")
-        while waiting:
-            for reply in grid.pull_messages(list(waiting)):
-                asked = waiting.pop(reply.metadata.reply_to_message_id)
-                if reply.has_error():
-                    error = reply.error
-                    reason = f"error {error.code}: {' '.join((error.reason or '').split())}"
-                    self.recorder.leave_out(round, self._name(asked.metadata.dst_node_id), reason)
-                else:
-                    yield reply
-            if waiting and time.monotonic() > deadline:
-                for asked in waiting.values():
-                    site = self._name(asked.metadata.dst_node_id)
-                    waited = f"no reply within {self.config.strategy.reply_timeout:g} s"
-                    self.recorder.leave_out(round, site, waited)
-                return
-            if waiting:
-                time.sleep(POLL)
+    def _take(self, round: int, reply: Message) -> None:
+        """Put an update on the spool, or note why it must not count."""
+        site = self.roster.site(reply.metadata.src_node_id)
+        try:
+            update = exchange.decode_update(reply, self.contract)
+            check_claims(update, self.profiles[site], self.config.cards())
+        except Suspicious as error:
+            self.absent[site] = Absence("quarantined", f"update: {error}")
+            return
+        except (ExchangeError, KeyError) as error:
+            self.absent[site] = Absence("invalid", f"update: {error}")
+            return
+        self.spool.add(update, self.arrays)
+        self._count(round, site, "bytes_up", reply.content)
+        self.losses[site] = dict(update.metrics)
+        losses = [v for k, v in update.metrics.items() if k.startswith("loss.")]
+        self.recorder.event(
+            "site",
+            round=round,
+            site=site,
+            loss=sum(losses) / len(losses) if losses else None,
+            examples=sum(self.profiles[site].examples.values()),
+            done=len(self.spool.held),
+            of=len(self.roster.sample(round)),
+        )
 
-    def _valid_updates(self, round: int, replies: Iterable[Message]) -> Iterator[KnowledgeUpdate]:
-        of = len(self._sample(round))
-        for done, reply in enumerate(replies, 1):
-            site = self._site(reply)
-            try:
-                update = exchange.decode_update(reply, self.contract)
-                if update.site != site:
-                    raise ExchangeError("the update names another site than its node")
-                aggregation.check_summable(update)
-            except (ExchangeError, KeyError) as error:
-                self.recorder.leave_out(round, site, f"update: {error}")
-                continue
-            self._count(round, site, "bytes_up", reply.content)
-            self.losses[site] = dict(update.metrics)
-            losses = [v for k, v in update.metrics.items() if k.startswith("loss.")]
-            self.recorder.event(
-                "site",
-                round=round,
-                site=site,
-                loss=sum(losses) / len(losses) if losses else None,
-                examples=sum(self.profiles[site].examples.values()),
-                done=done,
-                of=of,
-            )
-            yield update
-
-    def _site(self, reply: Message) -> str:
-        return self._name(reply.metadata.src_node_id)
-
-    def _name(self, node: int) -> str:
-        return next((site for site, n in self._nodes.items() if n == node), f"node {node}")
+    def _leave_out_absent(self, round: int) -> None:
+        for site, absence in sorted(self.absent.items()):
+            self.recorder.leave_out(round, site, absence.reason, absence.kind)
+        self.absent = {}
 
     def _count(self, round: int, site: str, direction: str, content: RecordDict) -> None:
         """Add a message's array bytes to the site's line of this round."""

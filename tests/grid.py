@@ -67,9 +67,11 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = [i for i in message_ids if i in self._inbox]
+        if self.reverse:  # the newest is the first to have been answered
+            wanted = [i for i in wanted if i == list(self._inbox)[-1]]
         replies = [self._inbox.pop(i) for i in wanted]
         self.received += replies
-        return reversed(replies) if self.reverse else replies
+        return replies
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

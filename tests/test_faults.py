@@ -10,7 +10,6 @@ from flwr.app import Message, MessageType
 from safetensors.torch import load_file, save_file
 
 from fedkim_core import exchange
-from fedkim_core.aggregation import weighted_mean
 from fedkim_core.config import compose
 from fedkim_core.data.contract import TABLES_SCHEMA
 from fedkim_core.data.examples import collate
@@ -31,6 +30,7 @@ from server_app.evaluation import Answers, ask, points, score
 from server_app.injection import Injector
 from tests.patients import example
 from tests.tiny import make_extractor, make_grid, make_model, overrides, same, tiny
+from tests.updates import combined
 
 CARDS = load_tasks()
 CONFIG = tiny()
@@ -60,12 +60,12 @@ def test_clients_partitioned_again_every_round(network: Path) -> None:
 
 
 def test_unweighted_mean_over_all_parameters() -> None:
-    def update(value: float, examples: dict[str, int]) -> KnowledgeUpdate:
+    def update(site: str, value: float, examples: dict[str, int]) -> KnowledgeUpdate:
         return KnowledgeUpdate(
-            "s", {m: {"w": torch.tensor([value])} for m in examples}, examples, {}
+            site, {m: {"w": torch.tensor([value])} for m in examples}, examples, {}
         )
 
-    got = weighted_mean([update(1.0, {"a": 30, "b": 1}), update(5.0, {"a": 10})])
+    got = combined([update("x", 1.0, {"a": 30, "b": 1}), update("y", 5.0, {"a": 10})])
     assert got["a"]["w"].item() == pytest.approx(2.0)
     assert got["b"]["w"].item() == pytest.approx(1.0)
 

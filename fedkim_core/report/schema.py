@@ -112,6 +112,8 @@ class Transfer(_Part):
 class LeftOut(_Part):
     round: Count
     site: str
+    kind: str = ""
+    """gone, late, error, invalid or quarantined; absent in older summaries."""
     reason: str
 
 

@@ -293,11 +293,12 @@ _SITES = """
 <h3>Left out</h3>
 {% if run.left_out %}
 <div class="wide" role="region" tabindex="0" aria-label="Sites left out">
-<table><caption>Sites whose update did not count in a round.</caption>
-<thead><tr><th scope="col">Round</th><th scope="col">Site</th><th scope="col">Reason</th></tr>
-</thead>
+<table><caption>Sites whose answer did not count in a round; round 0 is before the first.</caption>
+<thead><tr><th scope="col">Round</th><th scope="col">Site</th><th scope="col">What</th>
+<th scope="col">Reason</th></tr></thead>
 <tbody>{% for l in run.left_out %}
-<tr><td>{{ l.round }}</td><th scope="row">{{ l.site }}</th><td>{{ l.reason }}</td></tr>
+<tr><td>{{ l.round }}</td><th scope="row">{{ l.site }}</th><td>{{ l.kind }}</td>
+<td>{{ l.reason }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% else %}<p>Every update that was asked for came back and counted.</p>{% endif %}
 </section>

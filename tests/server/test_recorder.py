@@ -83,9 +83,10 @@ def test_metrics_become_lines_and_curves(recorder: Recorder) -> None:
 
 
 def test_who_is_left_out_is_told_and_kept(recorder: Recorder) -> None:
-    recorder.leave_out(2, "north", "no reply within 3 s")
-    entry = {"round": 2, "site": "north", "reason": "no reply within 3 s"}
+    recorder.leave_out(2, "north", "no reply within 3 s", "late")
+    entry = {"round": 2, "site": "north", "kind": "late", "reason": "no reply within 3 s"}
     assert recorder.left_out == [entry]
+    assert (recorder.count_left_out(1), recorder.count_left_out(2)) == ({}, {"late": 1})
     (event,) = Tail(recorder.folder / "progress.jsonl").read()
     assert entry.items() <= event.items()
 

@@ -5,6 +5,7 @@ batch alone: no batch statistics, so that what is averaged over sites is all the
 """
 
 import importlib
+from collections.abc import Callable
 from typing import cast
 
 from torch import nn
@@ -23,15 +24,22 @@ def build_encoder(
         UserError: there is no such encoder, or it does not take the settings.
     """
     try:
-        module = importlib.import_module(f"{__name__}.{config.name}")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"extractor.encoders.{modality.kind}.name={config.name}: no such encoder"
-        ) from error
-    try:
-        encoder = module.Encoder(
+        encoder = find_encoder(modality.kind, config.name)(
             modality, width=width, tokens=tokens, image_size=image_size, **config.settings
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"extractor.encoders.{modality.kind}: {error}") from error
-    return cast(nn.Module, encoder)
+    return encoder
+
+
+def find_encoder(kind: str, name: str) -> Callable[..., nn.Module]:
+    """The class ``Encoder`` of the file ``name``.
+
+    Raises:
+        UserError: there is no such encoder.
+    """
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+        return cast(Callable[..., nn.Module], module.Encoder)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"extractor.encoders.{kind}.name={name}: no such encoder") from error

@@ -1,4 +1,4 @@
-"""Per-module aggregation against a direct weighted mean and against stock Flower."""
+"""The weighted mean, through the spool, against a direct one and against stock Flower."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkim_core import aggregation
-from fedkim_core.aggregation import weighted_mean
-from fedkim_core.errors import UserError
-from fedkim_core.exchange import ExchangeError, KnowledgeUpdate
+from fedkim_core.aggregation import Stack
+from fedkim_core.aggregation.weighted_mean import LARGEST, combine
+from fedkim_core.exchange import KnowledgeUpdate
+from tests.updates import combined
 
 MODULES = {"encoder.image": (3, 2), "encoder.signal": (4,), "head.a": (2,), "head.b": ()}
 
@@ -25,11 +25,11 @@ def update(site: int, examples: dict[str, int], seed: int) -> KnowledgeUpdate:
 counts = st.dictionaries(st.sampled_from(sorted(MODULES)), st.integers(1, 5000), max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(counts, min_size=1, max_size=8), st.integers(0, 999), st.randoms())
 def test_is_the_weighted_mean_with_any_modules_missing(sites, seed, random) -> None:
     updates = [update(i, examples, seed) for i, examples in enumerate(sites)]
-    got = weighted_mean(updates)
+    got = combined(updates)
     assert got.keys() == {m for examples in sites for m in examples}
     for module, parameters in got.items():
         holders = [u for u in updates if module in u.arrays]
@@ -40,9 +40,10 @@ def test_is_the_weighted_mean_with_any_modules_missing(sites, seed, random) -> N
         )
         np.testing.assert_allclose(parameters["w"].numpy(), want, rtol=1e-6, atol=1e-9)
         assert parameters["w"].dtype == torch.float32
+        assert parameters["w"].shape == MODULES[module]
     shuffled = list(updates)
     random.shuffle(shuffled)
-    again = weighted_mean(shuffled)
+    again = combined(shuffled)
     for module, parameters in got.items():
         # The same to the bit, whatever the order of arrival.
         assert torch.equal(parameters["w"], again[module]["w"])
@@ -51,7 +52,7 @@ def test_is_the_weighted_mean_with_any_modules_missing(sites, seed, random) -> N
 def test_a_site_that_never_trained_a_module_has_no_say() -> None:
     with_image = update(0, {"encoder.image": 10, "head.a": 10}, 1)
     without = update(1, {"encoder.signal": 5000, "head.b": 5000}, 1)
-    got = weighted_mean([with_image, without])
+    got = combined([with_image, without])
     torch.testing.assert_close(
         got["encoder.image"]["w"], with_image.arrays["encoder.image"]["w"], atol=1e-9, rtol=1e-6
     )
@@ -72,42 +73,13 @@ def test_equals_stock_fedavg_where_every_site_trained_everything() -> None:
     record, _ = FedAvg().aggregate_train(1, replies)
     assert record is not None
     stock = record.to_torch_state_dict()
-    for module, parameters in weighted_mean(updates).items():
+    for module, parameters in combined(updates).items():
         torch.testing.assert_close(
             parameters["w"], stock[f"{module}/w"].float(), atol=1e-6, rtol=1e-5
         )
 
 
-def test_consumes_updates_one_by_one() -> None:
-    alive = 0
-    most = 0
-
-    class Counted(KnowledgeUpdate):
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    def stream():
-        nonlocal alive, most
-        for i in range(20):
-            alive += 1
-            most = max(most, alive)
-            u = update(i, {"head.a": 1}, 0)
-            yield Counted(u.site, u.arrays, u.examples, u.metrics)
-
-    weighted_mean(stream())
-    assert most <= 2
-
-
-def test_refuses_numbers_that_are_no_weights() -> None:
-    huge = KnowledgeUpdate("s", {"head.b": {"w": torch.tensor(1e30)}}, {"head.b": 1}, {})
-    with pytest.raises(ExchangeError, match="too large"):
-        weighted_mean([huge])
-
-
-def test_find_names_the_choices() -> None:
-    assert aggregation.find("weighted_mean") is weighted_mean
-    with pytest.raises(
-        UserError, match=r"strategy\.aggregation=median: unknown; one of weighted_mean"
-    ):
-        aggregation.find("median")
+@pytest.mark.parametrize("sites", [1, 5, 200, 1000])
+def test_has_room_for_the_largest_that_every_site_may_send(sites: int) -> None:
+    largest = torch.full((sites, 3), LARGEST / 8 * 0.999)
+    torch.testing.assert_close(combine(Stack.of(largest, (8,) * sites)), largest[0])

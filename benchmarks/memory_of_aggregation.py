@@ -1,0 +1,76 @@
+"""Peak memory of one round's aggregation, measured in a process of its own.
+
+``python benchmarks/memory_of_aggregation.py fedkim|flower SITES PARAMETERS`` prints JSON with the
+peak resident size of the whole process in MB, and of the process before the first update. Updates
+are made when they are asked for, as a network would deliver them. ``flower`` is stock
+``flwr.serverapp.strategy.FedAvg``, whose ``aggregate_train`` gets the replies one by one as well.
+"""
+
+import json
+import logging
+import resource
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedkim_core.aggregation import Combine, combiner
+from fedkim_core.config import compose
+from fedkim_core.exchange import KnowledgeUpdate
+from fedkim_core.outliers import outliers
+from server_app.spool import Spool
+
+MODULE, NAME = "encoder.image", "weight"
+
+
+def values(site: int, parameters: int) -> torch.Tensor:
+    return torch.randn(parameters, generator=torch.Generator().manual_seed(site))
+
+
+def fedkim(sites: int, parameters: int, combine: Combine) -> torch.Tensor:
+    """As the server does it: spool, bound on the norms, combine."""
+    sent = {MODULE: {NAME: torch.zeros(parameters)}}
+    with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool") as spool:
+        for site in range(sites):
+            arrays = {MODULE: {NAME: values(site, parameters)}}
+            spool.add(KnowledgeUpdate(f"{site:04}", arrays, {MODULE: 10}, {}), sent)
+        assert not outliers({site: held.norms for site, held in spool.held.items()}, 5.0)
+        ((_, stack),) = spool.stacks()
+        return combine(stack)
+
+
+def flower(sites: int, parameters: int) -> torch.Tensor:
+    def replies() -> Iterator[Message]:
+        for site in range(sites):
+            record = ArrayRecord({NAME: values(site, parameters)})
+            content = RecordDict({"a": record, "m": MetricRecord({"num-examples": 10})})
+            yield Message(content, reply_to=Message(RecordDict(), site, MessageType.TRAIN))
+
+    record, _ = FedAvg().aggregate_train(1, replies())
+    assert record is not None
+    result: torch.Tensor = record.to_torch_state_dict()[NAME]
+    return result
+
+
+def megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(who: str, sites: int, parameters: int, strategy: str = "fedavg") -> None:
+    logging.disable()
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+    combine = combiner(compose([f"strategy={strategy}"]).strategy)
+    before = megabytes()
+    ours = who == "fedkim"
+    result = fedkim(sites, parameters, combine) if ours else flower(sites, parameters)
+    assert result.isfinite().all()
+    print(json.dumps({"peak_mb": round(megabytes()), "before_mb": round(before)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,68 @@
+"""What a site says of itself, against what it said before."""
+
+from collections.abc import Mapping
+
+from fedkim_core.aggregation.weighted_mean import LARGEST
+from fedkim_core.exchange import ExchangeError, KnowledgeUpdate, SiteProfile
+from fedkim_core.tasks import TaskCard
+
+
+class Suspicious(ExchangeError):
+    """A well-formed update that must not count."""
+
+
+def check_claims(
+    update: KnowledgeUpdate, profile: SiteProfile, cards: Mapping[str, TaskCard]
+) -> None:
+    """Compare an update with its site's profile; counts weigh, so they must not be made up.
+
+    Args:
+        update: passed its contract.
+        profile: what the site said before the first round.
+        cards: task cards of the run.
+
+    Raises:
+        Suspicious: it was trained on more examples than the site has, or its parameters are larger
+            than training gives.
+        ExchangeError: it contradicts itself.
+    """
+    if update.site != profile.site:
+        raise ExchangeError("the update names another site than its node")
+    if not update.arrays:
+        raise ExchangeError("holds no module")
+    most = _most(profile, cards)
+    for module, count in update.examples.items():
+        if count > most.get(module, 0):
+            raise Suspicious(
+                f"{module} trained on {count} examples, the site has {most.get(module, 0)}"
+            )
+    for name, value in update.metrics.items():
+        kind, _, task = name.partition(".")
+        if f"examples.{task}" not in update.metrics:
+            raise ExchangeError(f"metric {name} without examples.{task}")
+        if kind == "examples" and not 0 <= value <= profile.examples.get(task, 0):
+            raise Suspicious(
+                f"{name}={value:g}, the site has {profile.examples.get(task, 0)} examples"
+            )
+    for module, parameters in update.arrays.items():
+        for name, array in parameters.items():
+            if float(array.abs().max()) * update.examples[module] >= LARGEST:
+                raise Suspicious(f"{module}/{name}: a parameter is too large to be averaged")
+
+
+def check_auroc(metrics: Mapping[str, float]) -> None:
+    """Raises ExchangeError when a validation metric called AUROC cannot be one."""
+    for name, value in metrics.items():
+        if name.startswith("auroc.") and not 0 <= value <= 1:
+            raise ExchangeError(f"{name}={value:g} is not between 0 and 1")
+
+
+def _most(profile: SiteProfile, cards: Mapping[str, TaskCard]) -> dict[str, int]:
+    """Examples of the site that could have trained each module, by module."""
+    most: dict[str, int] = {}
+    for task, count in profile.examples.items():
+        most[f"head.{task}"] = count
+        for modality in set(cards[task].encoded) & set(profile.modalities):
+            encoder = f"encoder.{modality}"
+            most[encoder] = most.get(encoder, 0) + count
+    return most

@@ -1,0 +1,150 @@
+"""Who is there: sites by name, the nodes that answer for them, and who is asked in a round."""
+
+import math
+import time
+
+import torch
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedkim_core import exchange
+from fedkim_core.config import Config
+from fedkim_core.errors import UserError
+from fedkim_core.exchange import Contract, ExchangeError, Instructions, SiteProfile
+from fedkim_core.seeds import generator
+from server_app import mail
+from server_app.mail import Absence
+from server_app.recorder import Recorder
+
+
+class RoundFailed(RuntimeError):
+    """A round from which nothing was learned."""
+
+
+class Roster:
+    """Sites and nodes. A site is known by its name, its node's number can change."""
+
+    def __init__(self, config: Config, contract: Contract, code: str, recorder: Recorder) -> None:
+        self.config, self.contract, self.code, self.recorder = config, contract, code, recorder
+        self.profiles: dict[str, SiteProfile] = {}
+        """By site, in the order of their names."""
+        self.nodes: dict[str, int] = {}
+        """Node of each site; it may have left since."""
+        self.present: set[int] = set()
+        """Nodes that were connected at the last look."""
+        self._queries: dict[str, Message] = {}
+        """Questions for a profile that are still open, by message id."""
+
+    def discover(self, grid: Grid) -> None:
+        """Ask every connected node for its profile: names and counts.
+
+        Raises:
+            RoundFailed: nobody answered or has examples, or two nodes answer for the same site.
+            UserError: the quorum is beyond the sites that there are.
+        """
+        self._wait_for_nodes(grid)
+        self.refresh(grid, 0, self.config.strategy.deadline)
+        if not self.profiles:
+            raise RoundFailed("no site answered; its reasons stand in progress.jsonl")
+        sampled = len(self.sample(1))
+        if not sampled:
+            raise RoundFailed("no site has a training example of this run's tasks")
+        if self.quorum(sampled) > sampled:
+            raise UserError(
+                f"strategy.quorum={self.config.strategy.quorum}: "
+                f"a round asks {sampled} sites; set it to at most {sampled}"
+            )
+
+    def _wait_for_nodes(self, grid: Grid) -> None:
+        strategy = self.config.strategy
+        deadline = time.monotonic() + strategy.deadline
+        while (there := len(list(grid.get_node_ids()))) < strategy.minimum_sites:
+            if time.monotonic() > deadline:
+                raise RoundFailed(
+                    f"{there} sites connected, strategy.minimum_sites={strategy.minimum_sites}, "
+                    f"waited {strategy.deadline:g} s"
+                )
+            time.sleep(1)
+
+    def refresh(self, grid: Grid, round: int, seconds: float = 0.0) -> None:
+        """Ask nodes that are new for their profiles, and take in what has been answered by now.
+
+        A site whose node has left can so come back under another node, and a new site joins. A
+        question that is still open after ``seconds`` is looked at again in the next round.
+        """
+        self.present = set(grid.get_node_ids())
+        known = set(self.nodes.values()) | {
+            message.metadata.dst_node_id for message in self._queries.values()
+        }
+        content = exchange.encode_instructions(Instructions(round, self.code))
+        new = [
+            Message(content, node, MessageType.QUERY, group_id=str(round))
+            for node in sorted(self.present - known)
+        ]
+        waiting, unsent = mail.push(grid, new)
+        for asked in unsent:
+            who = f"node {asked.metadata.dst_node_id}"
+            self._leave_out(round, who, Absence("gone", "the message could not be sent"))
+        self._queries |= waiting
+        for asked, reply in mail.collect(grid, self._queries, seconds):
+            self._meet(round, asked.metadata.dst_node_id, reply)
+        for identity, asked in list(self._queries.items()):
+            node = asked.metadata.dst_node_id
+            if round == 0:
+                late = Absence("late", f"no reply within {seconds:g} s")
+                self._leave_out(round, f"node {node}", late)
+            elif node not in self.present:
+                del self._queries[identity]
+
+    def _meet(self, round: int, node: int, reply: Message | Absence) -> None:
+        """Take a profile in.
+
+        Raises:
+            RoundFailed: two nodes answer for the same site from the start.
+        """
+        if isinstance(reply, Absence):
+            self._leave_out(round, f"node {node}", reply)
+            return
+        try:
+            profile = exchange.decode_profile(reply, self.contract)
+        except (ExchangeError, KeyError) as error:
+            self._leave_out(round, f"node {node}", Absence("invalid", str(error)))
+            return
+        site, earlier = profile.site, self.profiles.get(profile.site)
+        if earlier is not None:
+            if round == 0:
+                raise RoundFailed(f"two nodes answer for the site {site!r}")
+            if self.nodes[site] in self.present:
+                refusal = f"node {node} answers for this site as well; its first node is still here"
+                self._leave_out(round, site, Absence("invalid", refusal))
+                return
+            if profile != earlier:
+                refusal = f"came back as node {node} with other counts or modalities than before"
+                self._leave_out(round, site, Absence("invalid", refusal))
+                return
+        elif round:
+            self.recorder.event("joined", round=round, site=site)
+        self.profiles = dict(sorted({**self.profiles, site: profile}.items()))
+        self.nodes[site] = node
+
+    def _leave_out(self, round: int, who: str, absence: Absence) -> None:
+        self.recorder.leave_out(round, who, f"profile: {absence.reason}", absence.kind)
+
+    def site(self, node: int) -> str:
+        """The site that a node answers for."""
+        return next((name for name, n in self.nodes.items() if n == node), f"node {node}")
+
+    def sample(self, round: int) -> list[str]:
+        """Sites of a round, by name and seed: node numbers differ from run to run."""
+        # A site without examples of this run's tasks has nothing to train on.
+        names = [name for name, profile in self.profiles.items() if any(profile.examples.values())]
+        if not names:
+            return []
+        count = max(1, math.ceil(self.config.strategy.fraction * len(names)))
+        order = torch.randperm(len(names), generator=generator(self.config.seed, "sites", round))
+        return sorted(names[i] for i in order[:count].tolist())
+
+    def quorum(self, sampled: int) -> int:
+        """Valid updates that a round needs of ``sampled`` sites."""
+        quorum = self.config.strategy.quorum
+        return quorum if isinstance(quorum, int) else math.ceil(round(quorum * sampled, 9))
