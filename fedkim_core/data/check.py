@@ -8,7 +8,7 @@ import polars as pl
 import yaml
 from pydantic import ValidationError
 
-from fedkim_core.data.check_files import Progress, check_contents, check_references
+from fedkim_core.data.check_files import Progress, check_files
 from fedkim_core.data.check_tables import check_tables
 from fedkim_core.data.contract import (
     CARD_FILE,
@@ -50,18 +50,23 @@ def check_site(
     Raises:
         UserError: the machine ran out of memory while decoding.
     """
+    return read_site(folder, decode=decode, progress=progress)[2]
+
+
+def read_site(
+    folder: Path, *, decode: bool = False, progress: Progress | None = None
+) -> tuple[SiteCard | None, pl.DataFrame | None, list[str]]:
+    """The card and the examples of a site folder, if they can be read, and :func:`check_site`."""
     if not folder.is_dir():
-        return [f"{folder}: no such folder"]
+        return None, None, [f"{folder}: no such folder"]
     card, faults = read_card(folder)
     examples, problems = read_examples(folder)
     faults += problems
     if examples is not None:
         faults += _check_rows(examples, card)
-        faults += check_references(examples, folder)
-        if decode:
-            faults += check_contents(examples, folder, progress)
+        faults += check_files(examples, folder, decode=decode, progress=progress)
     faults += check_tables(folder, examples)
-    return faults
+    return card, examples, faults
 
 
 def read_card(folder: Path) -> tuple[SiteCard | None, list[str]]:

@@ -14,7 +14,6 @@ path of an image, the relative path of a WFDB record without extension, or a ``s
 that results can be told apart by hospital. Columns outside ``REQUIRED`` may be null or left out.
 """
 
-from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 import polars as pl
@@ -88,11 +87,11 @@ class SiteError(UserError):
 
 def leaves_folder(reference: str) -> bool:
     """True when a reference is empty, absolute or climbs out of the site folder."""
-    path = PurePosixPath(reference)
+    steps = [step for step in reference.split("/") if step not in ("", ".")]
     return (
-        not path.name
-        or path.is_absolute()
-        or ".." in path.parts
+        not steps
+        or reference.startswith("/")
+        or ".." in steps
         or any(mark in reference for mark in "\\:\0")
     )
 

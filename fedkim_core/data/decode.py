@@ -2,8 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fedkim_core.data.limits import MAX_BYTES, MAX_VALUES, refuse_large_file, refuse_large_image
 from fedkim_core.data.wfdb16 import read_record
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import Modality, load_modalities
@@ -33,11 +35,12 @@ def read_image(path: Path, size: int) -> Array:
     averages (linear when enlarged), each side on its own, so widths keep their ratios.
 
     Raises:
-        UserError: the file cannot be decoded or holds values that are not finite.
+        UserError: the file cannot be decoded, is larger than :mod:`fedkim_core.data.limits` allows,
+            or holds values that are not finite.
     """
     try:
         grey = read_dicom(path) if path.suffix.lower() == ".dcm" else _read_png(path)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise UserError(f"{path}: not a readable image ({type(error).__name__})") from error
@@ -49,7 +52,7 @@ def read_image(path: Path, size: int) -> Array:
     return resized.clamp(0, 1).numpy()[None]
 
 
-@cache
+@lru_cache(maxsize=32)  # the images of a hospital have few sizes; one takes up to 27 MB
 def _weights(pixels: int, size: int) -> Tensor:
     """``[size, pixels]``: how much each old pixel counts in each new one; rows add up to 1."""
     scale, old = pixels / size, np.arange(pixels)
@@ -62,23 +65,52 @@ def _weights(pixels: int, size: int) -> Tensor:
 
 
 def _read_png(path: Path) -> Array:
-    with Image.open(path, formats=["PNG"]) as image:
-        image.load()
+    with opened(path, "PNG") as image:
         if image.mode.startswith("I"):
             return np.asarray(image).astype(np.float32) / np.float32(65535)
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
 
 
+@contextmanager
+def opened(path: Path, *formats: str) -> Iterator[Image.Image]:
+    """A picture of one of these formats, loaded unless it claims too many pixels.
+
+    Raises:
+        UserError: as :func:`refuse_large_image`.
+        Exception: whatever Pillow raises of a damaged file.
+    """
+    try:
+        image = Image.open(path, formats=formats)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: the image claims more than {MAX_VALUES} pixels") from error
+    with image:
+        refuse_large_image(path, *image.size)
+        image.load()
+        yield image
+
+
 def read_dicom(path: Path) -> Array:
-    """A DICOM image in its own size, ``[H, W]`` in 0..1, bone bright; see :func:`read_image`."""
+    """A DICOM image in its own size, ``[H, W]`` in 0..1, bone bright; see :func:`read_image`.
+
+    Raises:
+        UserError: more than one frame, or as :mod:`fedkim_core.data.limits` has it.
+        Exception: whatever pydicom raises of a damaged file.
+    """
     import pydicom
+    from pydicom.filereader import read_file_meta_info
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     # Its warnings and its log quote the element's value, which may be a patient's.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    refuse_large_file(path, MAX_BYTES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UserError(f"{path}: the DICOM file is deflated as a whole, to an unknown size")
         ds: Any = pydicom.dcmread(path)
+        sizes = ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")
+        refuse_large_image(path, *(int(ds.get(size) or 1) for size in sizes))
         pixels = ds.pixel_array
     if pixels.ndim == 3 and pixels.shape[-1] == 3 and int(ds.SamplesPerPixel) == 3:
         full = 2.0 ** int(ds.BitsStored) - 1

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from PIL import Image
 
-from fedkim_core.data.decode import read_dicom
+from fedkim_core.data.decode import opened, read_dicom
 from fedkim_core.data.prepare import LazyMapping, SourceData
 from fedkim_core.errors import UserError
 
@@ -28,26 +27,20 @@ def read_grey(path: Path) -> Pixels:
     spread over the 8 or 16 bits that hold its stored ones.
 
     Raises:
-        UserError: the file is damaged, or larger than Pillow's limit against decompression bombs.
+        UserError: the file is damaged, or larger than :mod:`fedkim_core.data.limits` allows.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they may quote an element of a DICOM header
-            # Pillow only warns of an image between its limit and twice its limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _dicom(path) if path.suffix.lower() == ".dcm" else _picture(path)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
-        raise UserError(
-            f"{path}: not a readable image ({type(error).__name__}); obtain it again, or delete it"
-            " and it is left out"
-        ) from error
+        raise UserError(f"{path}: not a readable image ({type(error).__name__})") from error
 
 
 def _picture(path: Path) -> Pixels:
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-        image.load()
+    with opened(path, "PNG", "JPEG") as image:
         if image.mode.startswith("I"):
             return np.asarray(image).astype(np.uint16)
         return np.asarray(image.convert("L"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fedkim_core.data.check import check_site, read_card, read_examples
+from fedkim_core.data.check import check_site, read_site
 from fedkim_core.data.contract import (
     EXAMPLES_SCHEMA,
     KIND_OF,
@@ -61,11 +61,9 @@ class Site:
         Raises:
             SiteError: it breaks the contract; ``faults`` holds every fault.
         """
-        faults = check_site(folder)
-        card, _ = read_card(folder)
-        examples, _ = read_examples(folder)
-        if faults or card is None or examples is None:
-            raise SiteError(folder, faults or ["the folder changed while it was read"])
+        card, examples, faults = read_site(folder)
+        if faults or card is None or examples is None:  # which have a fault each
+            raise SiteError(folder, faults)
         return cls(folder, card, examples)
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkim_core.data.limits import MAX_HEADER_BYTES, refuse_large_file, refuse_large_signal
 from fedkim_core.errors import UserError
 
 GAIN = 1000
 """Digital units per millivolt when writing: steps of 1 microvolt, range +-32.767 mV."""
 _INVALID = -32768
 _RECORD = re.compile(r"^(?P<name>[\w-]+) (?P<leads>\d+) (?P<rate>\d+(?:\.\d+)?) (?P<samples>\d+)$")
+_CLAIM = re.compile(r"^\S+ (\d{1,18})(?: \S+(?: (\d{1,18})\b)?)?")  # leads and samples
 _SIGNALS = re.compile(  # one per line: file, gain, baseline, unit, lead
     r"^([^\s/\\]+) 16 (\d+(?:\.\d+)?)\((-?\d+)\)/(\S+) \d+ -?\d+ -?\d+ -?\d+ 0 (\S+)$",
     re.MULTILINE,
@@ -80,26 +82,42 @@ def read_record(path: Path) -> Record:
 
     Raises:
         UserError: the header cannot be understood, points outside its folder or does not fit the
-            data.
+            data; or the record is larger than :mod:`fedkim_core.data.limits` allows.
+    """
+    lines = header_lines(path)
+    names = {line.split(" ", 1)[0] for line in lines[1:]}
+    if any("/" in name or "\\" in name for name in names):
+        raise UserError(f"{path}.hea: the WFDB header names a file outside its own folder")
+    if claim := _CLAIM.match(lines[0] if lines else ""):
+        refuse_large_signal(path, int(claim[1]) * int(claim[2] or 1))
+    try:
+        for name in names:
+            # Of a record in several segments they are headers' names, without ending.
+            if os.path.exists(file := os.path.join(path.parent, name)):
+                refuse_large_signal(path, os.path.getsize(file) // 2)
+        return _read_plain(path, lines) or _read_any(path)
+    except OSError as error:
+        raise UserError(f"{path}: the signal file cannot be read") from error
+
+
+def header_lines(path: Path) -> list[str]:
+    """The lines of a record's header but for comments, with single spaces.
+
+    Raises:
+        UserError: missing, too large, or no text.
     """
     header = f"{path}.hea"
     try:
+        refuse_large_file(header, MAX_HEADER_BYTES)
         with open(header, "rb") as file:
             text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{header}: the WFDB header cannot be read") from error
-    lines = [
+    return [
         " ".join(line.split())
         for line in text.splitlines()
         if line.strip() and not line.startswith("#")
     ]
-    for line in lines[1:]:
-        if "/" in (name := line.split(" ", 1)[0]) or "\\" in name:
-            raise UserError(f"{header}: the WFDB header names a file outside its own folder")
-    try:
-        return _read_plain(path, lines) or _read_any(path)
-    except OSError as error:
-        raise UserError(f"{path}: the signal file cannot be read") from error
 
 
 def _read_plain(path: Path, lines: list[str]) -> Record | None:
@@ -133,5 +151,7 @@ def _read_any(path: Path) -> Record:
             tuple(record.sig_name),
             tuple(record.units),
         )
+    except MemoryError:
+        raise
     except Exception as error:  # wfdb raises whatever its parser trips over
         raise UserError(f"{path}: not a readable WFDB record ({type(error).__name__})") from error

@@ -4,14 +4,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import polars as pl
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedkim_core.data.contract import LAST_HOUR
+from fedkim_core.data.contract import LAST_HOUR, leaves_folder
 from fedkim_core.data.faults import LISTED
 from fedkim_core.data.site import Site, SiteError, check_site
 from fedkim_core.paths import APP
@@ -365,3 +367,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     rule = "hour must be 0 or more, counted from admission"
     assert faults == str([f"{TABLES}:{24 * rows + 4}: {rule}"])
     assert int(megabytes) < 400
+
+
+@given(st.text(st.sampled_from("ab./\\:\0"), max_size=8))
+def test_references_that_leave_the_folder(reference: str) -> None:
+    path = PurePosixPath(reference)
+    leaves = not path.name or path.is_absolute() or ".." in path.parts
+    assert leaves_folder(reference) == (leaves or bool(set(reference) & set("\\:\0")))

@@ -114,11 +114,11 @@ def copy_image(path: Path, target: Path) -> str:
     try:
         with path.open("rb") as file:
             is_dicom = file.read(132)[128:] == b"DICM"
-        if is_dicom and _has_text(path):
-            raise Unusable("its image has text in its pixels (BurnedInAnnotation is YES)")
         if is_dicom and path.suffix.lower() != ".dcm":
             path = Path(shutil.copyfile(path, target.with_suffix(".dcm")))
         pixels = read_grey(path)
+        if is_dicom and _has_text(path):
+            raise Unusable("its image has text in its pixels (BurnedInAnnotation is YES)")
     except UserError as error:
         raise Unusable(f"its image: {_reason(error, path)}") from error
     except OSError as error:
