@@ -229,7 +229,7 @@ def prepare(
     if source is None or out is None:
         raise UserError(f"prepare {name}: needs --source and --out; see fedkim prepare --help")
     with _progress() as progress:
-        write(
+        left_out = write(
             adapters[name],
             source,
             out,
@@ -240,6 +240,8 @@ def prepare(
             progress=progress,
         )
     typer.echo(f"{out}: {sites} site folders, public, validation and test set")
+    if left_out:
+        typer.echo(f"{out / 'left_out.csv'}: what was left out, {left_out} records")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from fedkim_core.data.contract import EXAMPLES_SCHEMA, KIND_OF, TABLES_SCHEMA, S
 from fedkim_core.data.dropout import drop_modalities
 from fedkim_core.data.holdings import draw_holdings
 from fedkim_core.data.partition import FRACTIONS, partition_patients, site_names, split_patients
-from fedkim_core.data.write import whole_folder, write_site
+from fedkim_core.data.write import whole_folder, without_files, write_site
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
 
@@ -91,8 +91,11 @@ def prepare(
     by: str = "iid",
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """Read a public data set as its owner ships it and write it as a network folder.
+
+    Returns:
+        How many records are listed in ``left_out.csv``.
 
     Raises:
         UserError: a file of the data set is missing or broken, or as :func:`write_network`.
@@ -100,7 +103,7 @@ def prepare(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fedkim-", dir=out.parent) as scratch:
         data = adapter.read(source, Path(scratch), **(settings or {}))
-        write_network(data, out, sites=sites, seed=seed, by=by, progress=progress)
+        return write_network(data, out, sites=sites, seed=seed, by=by, progress=progress)
 
 
 def write_network(
@@ -112,12 +115,13 @@ def write_network(
     by: str = "iid",
     drop: float = 0.0,
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """Divide a data set by patient and write the network folder, all of it or nothing.
 
     Trained tasks go everywhere; unseen tasks only to ``validation`` and ``test``, so patients of
     whom nothing is trained are divided between these two. Examples that found no place are counted
-    in ``network.yaml``; records that could not be used are listed in ``left_out.csv``.
+    in ``network.yaml``; records that could not be used are listed in ``left_out.csv``, and so is an
+    image or signal that turns out to be damaged.
 
     Args:
         data: the data set.
@@ -128,9 +132,12 @@ def write_network(
         drop: chance that a site lacks a modality; see :func:`drop_modalities`.
         progress: told which folder is being written.
 
+    Returns:
+        How many records are listed in ``left_out.csv``.
+
     Raises:
-        UserError: no trained task, too few patients, a place without a row, a faulty array, no
-            room on the disk.
+        UserError: no trained task, too few patients, a place without a row or without an image or
+            signal that can be read, a faulty array, no room on the disk.
     """
     places = _places(data, sites=sites, seed=seed, by=by)
     rows = data.examples.with_columns(place=pl.col("patient_id").replace_strict(places))
@@ -145,6 +152,7 @@ def write_network(
         thinned = drop_modalities(rows.filter(at_sites), rate=drop, seed=seed)
         rows = pl.concat([thinned, rows.filter(~at_sites)])
     folders |= {name: Path(name) for name in ("public", "validation", "test")}
+    damaged: dict[str, str] = {}
     with whole_folder(out) as building:
         for done, (place, folder) in enumerate(folders.items()):
             if progress:
@@ -153,17 +161,20 @@ def write_network(
             if part.is_empty():
                 raise UserError(f"{out}: too few patients, no example is left for {folder}")
             part = part.with_columns(split=_splits(part, place, data.strata, seed))
-            _write_part(building / folder, place, part, data)
-        _write_left_out(building / LEFT_OUT_FILE, data.left_out)
+            _write_part(building / folder, place, part, data, damaged)
+        kept = without_files(rows, damaged)
+        lost = rows["patient_id"].n_unique() - kept["patient_id"].n_unique()
+        left_out = [*data.left_out, *damaged.items()]
+        _write_left_out(building / LEFT_OUT_FILE, left_out)
         parameters = {
             "sites": sites,
             "by": by,
             "drop": drop,
-            "patients": len(places),
-            "examples": len(rows),
+            "patients": len(places) - lost,
+            "examples": len(kept),
             "examples_without_modality": whole - unseen - len(rows),
             "examples_of_unseen_tasks_at_sites": unseen,
-            "left_out": len(data.left_out),
+            "left_out": len(left_out),
         }
         header = {
             "name": data.name,
@@ -176,6 +187,7 @@ def write_network(
         draw_holdings(building)
     if progress:
         progress("done", len(folders), len(folders))
+    return len(left_out)
 
 
 def _trained_tasks() -> list[str]:
@@ -235,7 +247,9 @@ def _splits(
     return part["patient_id"].replace_strict(local)
 
 
-def _write_part(folder: Path, place: str, part: pl.DataFrame, data: SourceData) -> None:
+def _write_part(
+    folder: Path, place: str, part: pl.DataFrame, data: SourceData, damaged: dict[str, str]
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     used: dict[str, set[str]] = {"image": set(), "signal": set(), "table": set()}
     for modality, kind in KIND_OF.items():
@@ -255,6 +269,7 @@ def _write_part(folder: Path, place: str, part: pl.DataFrame, data: SourceData) 
         images=LazyMapping({name: name for name in used["image"]}, data.images.__getitem__),
         signals=LazyMapping({name: name for name in used["signal"]}, data.signals.__getitem__),
         tables=data.tables.filter(pl.col("stay_id").is_in(sorted(used["table"]))),
+        damaged=damaged,
     )
 
 

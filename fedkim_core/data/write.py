@@ -22,6 +22,7 @@ from fedkim_core.data.contract import (
     CARD_FILE,
     EXAMPLES_FILE,
     EXAMPLES_SCHEMA,
+    KIND_OF,
     TABLES_FILE,
     TABLES_SCHEMA,
     SiteCard,
@@ -32,6 +33,7 @@ from fedkim_core.data.threads import in_threads
 from fedkim_core.data.wfdb16 import write_record
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
+from fedkim_core.tasks import load_tasks
 
 DICOM_UID_ROOT = "2.25."
 """UIDs derived from a hash need no registered root (PS3.5 B.2)."""
@@ -67,6 +69,7 @@ def write_site(
     images: Mapping[str, NDArray[np.unsignedinteger] | Path],
     signals: Mapping[str, NDArray[np.floating] | Path],
     tables: pl.DataFrame | pl.LazyFrame,
+    damaged: dict[str, str] | None = None,
 ) -> None:
     """Write a site folder and check it; it appears complete or not at all.
 
@@ -82,36 +85,80 @@ def write_site(
             signal without extension, and with the same name): it is copied as it is.
         tables: columns of ``TABLES_SCHEMA``; no rows when there are no tables. A lazy frame is
             written as it streams by.
+        damaged: takes, by reference, why an image or signal cannot be read. Examples lose it, and
+            those of which nothing is left are not written. None: the first such file is an error.
 
     ``images`` and ``signals`` are asked for one value at a time, in this thread and in their order,
     so a mapping that computes its values keeps memory small.
 
     Raises:
         SiteError: what was written breaks the contract.
-        UserError: an array has a wrong shape, type or path; the disk is full.
+        UserError: an array has a wrong shape, type or path; nothing is left; the disk is full.
     """
     with whole_folder(folder) as building:
+        _make_folders(building, (*images, *signals))
+        in_threads(
+            lambda image: _write_image(building / image[0], image[1]),
+            _readable(images, damaged),  # they are read here, one after the other
+        )
+        ecg = load_modalities()["signal"]
+        for reference, signal in _readable(signals, damaged):
+            path = building / reference
+            if isinstance(signal, Path):
+                for end in (".hea", ".dat"):
+                    shutil.copyfile(f"{signal}{end}", f"{path}{end}")
+            else:
+                write_record(path, signal, ecg.leads, ecg.sampling_rate)
+        if damaged:
+            examples = without_files(examples, damaged)
+            if examples.is_empty():
+                first = ": ".join(next(iter(damaged.items())))
+                raise UserError(f"{folder}: no example is left; damaged is {first}")
         (building / CARD_FILE).write_text(
             yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
             encoding="utf-8",
         )
         _write_frame(building / EXAMPLES_FILE, examples, EXAMPLES_SCHEMA)
         _write_frame(building / TABLES_FILE, tables, TABLES_SCHEMA)
-        _make_folders(building, (*images, *signals))
-        in_threads(
-            lambda image: _write_image(*image),  # images are read here, one after the other
-            ((building / reference, images[reference]) for reference in images),
-        )
-        ecg = load_modalities()["signal"]
-        for reference in signals:
-            path, signal = building / reference, signals[reference]
-            if isinstance(signal, Path):
-                for end in (".hea", ".dat"):
-                    shutil.copyfile(f"{signal}{end}", f"{path}{end}")
-            else:
-                write_record(path, signal, ecg.leads, ecg.sampling_rate)
         if faults := check_site(building):
             raise SiteError(folder, faults)
+
+
+def _readable(
+    files: Mapping[str, NDArray[Any] | Path], damaged: dict[str, str] | None
+) -> Iterator[tuple[str, NDArray[Any] | Path]]:
+    """Reference and value of every file that can be read."""
+    for reference in files:
+        try:
+            value = files[reference]
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged[reference] = str(error).partition(": ")[2] or str(error)  # the path before
+        else:
+            yield reference, value
+
+
+def without_files(examples: pl.DataFrame, damaged: Collection[str]) -> pl.DataFrame:
+    """The examples without references to damaged files, if their task still has a modality."""
+    if not damaged:
+        return examples
+    gone, held = list(damaged), [name for name in KIND_OF if name in examples.columns]
+    files = [name for name in held if KIND_OF[name] != "table"]
+    left = pl.any_horizontal(
+        (pl.col("task") == task) & pl.col(modality).is_not_null()
+        for task, card in load_tasks().items()
+        for modality in card.encoded
+        if modality in held
+    )
+    return (
+        examples.with_columns(
+            *(pl.when(~pl.col(name).is_in(gone)).then(name).alias(name) for name in files),
+            lost=pl.any_horizontal(pl.col(files).is_in(gone)).fill_null(False),
+        )
+        .filter(~pl.col("lost") | left)
+        .drop("lost")
+    )
 
 
 def _write_frame(path: Path, frame: pl.DataFrame | pl.LazyFrame, schema: pl.Schema) -> None:

@@ -129,6 +129,48 @@ def test_a_faulty_array_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def damaging(data: SourceData, *numbers: int) -> SourceData:
+    """Images of these numbers cannot be read."""
+
+    def read(number: int) -> np.ndarray:
+        if number in numbers:
+            raise UserError(f"/data/set/{number}.png: not a readable image (OSError)")
+        return pixels(number)
+
+    images = LazyMapping({f"images/{i}.png": i for i in range(PATIENTS)}, read)
+    return SourceData(**{**vars(data), "images": images})
+
+
+def test_damaged_images_are_left_out(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert write_network(source(Counter()), whole, sites=3, seed=4) == 1
+    assert write_network(damaging(source(Counter()), 7, 12, 40), out, sites=3, seed=4) == 4
+    lines = (out / "left_out.csv").read_text().splitlines()
+    rule = "not a readable image (OSError)"
+    assert sorted(lines[2:]) == sorted(f"images/{i}.png,{rule}" for i in (7, 12, 40))
+    counts = yaml.safe_load((out / "network.yaml").read_text())["parameters"]
+    assert (counts["left_out"], counts["patients"]) == (4, PATIENTS)  # their stays are good
+    written = 0
+    for card in out.rglob("site.yaml"):
+        folder = card.parent
+        here = Site.open(folder).examples
+        before = Site.open(whole / folder.relative_to(out)).examples
+        lost = [f"images/{i}.png" for i in (7, 12, 40)]
+        assert here.equals(before.filter(~pl.col("image").is_in(lost).fill_null(False)))
+        assert not any((folder / name).exists() for name in lost)
+        written += len(here)
+    assert counts["examples"] == written
+
+
+def test_a_folder_in_which_every_image_is_damaged_is_an_error(tmp_path: Path) -> None:
+    data = damaging(source(Counter()), *range(PATIENTS))
+    images = data.examples.filter(pl.col("task") != "mortality")
+    data = SourceData(**{**vars(data), "examples": images})
+    with pytest.raises(UserError, match=r"no example is left; damaged is images/\d+\.png: not a"):
+        write_network(data, tmp_path / "out", sites=3, seed=4)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lazy_mapping_reads_when_asked_and_keeps_nothing() -> None:
     read: list[str] = []
     lazy = LazyMapping({"b": "two", "a": "one"}, lambda text: read.append(text) or text.upper())

@@ -352,16 +352,17 @@ def test_broken_files(source: Path, tmp_path: Path) -> None:
     refused(r"scp_statements\.csv: file is missing")
 
 
-def test_damaged_waveform_is_named_and_nothing_is_left(source: Path, tmp_path: Path) -> None:
+def test_damaged_waveform_is_left_out_and_listed(source: Path, tmp_path: Path) -> None:
     original = (source / "records100").resolve()
     (source / "records100").unlink()
     (source / "records100" / "00000").mkdir(parents=True)
     for path in (original / "00000").iterdir():
         (source / "records100" / "00000" / path.name).write_bytes(path.read_bytes())
     (source / "records100" / "00000" / "00011_lr.dat").write_bytes(b"\0" * 100)
-    with pytest.raises(UserError, match="00011_lr: not a readable WFDB record"):
-        prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["source"]
+    prepare(ptbxl, source, tmp_path / "out", sites=2, seed=0)
+    listed = (tmp_path / "out" / "left_out.csv").read_text()
+    assert "signals/00011,not a readable WFDB record (" in listed
+    assert not list((tmp_path / "out").rglob("00011.*"))
 
 
 def test_existing_output_is_refused(official: Path, tmp_path: Path) -> None:
