@@ -143,15 +143,22 @@ def _respiration(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _urine(rows: pl.DataFrame) -> pl.DataFrame:
-    """mL of 24 hours, where charting goes back 22 hours: below 500 is 3, below 200 is 4."""
-    hourly = (
+    """mL of 24 hours, where charting goes back 22 hours: below 500 is 3, below 200 is 4.
+
+    A rate stands for the hours since the one before it, see :func:`hourly_rates`.
+    """
+    hour = pl.col("hour")
+    volumes = (
         rows.filter(pl.col("variable") == "urine")
         .group_by("stay_id", "hour")
         .agg(pl.col("value").sum())
         .sort("stay_id", "hour")
-        .with_columns(since=pl.col("hour") - pl.col("hour").min().over("stay_id"))
+        .with_columns(
+            value=pl.col("value") * (hour - hour.shift().over("stay_id").fill_null(-1)),
+            since=hour - hour.min().over("stay_id"),
+        )
     )
-    daily = hourly.rolling("hour", period=f"{_DAY}i", group_by="stay_id").agg(
+    daily = volumes.rolling("hour", period=f"{_DAY}i", group_by="stay_id").agg(
         pl.col("value").sum(), pl.col("since").last()
     )
     covered = daily.filter(pl.col("since") >= _DAY - 2).with_columns(variable=pl.lit("urine"))

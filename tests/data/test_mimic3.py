@@ -205,7 +205,7 @@ def test_metavision_and_outputs(hospital: Hospital, tmp_path: Path) -> None:
         )
     data = hospital.read(tmp_path)
     assert values(data, "crystalloid") == [(0, 100.0), (1, 100.0)]
-    assert values(data, "urine") == [(3, 100.0)]
+    assert values(data, "urine") == [(3, 25.0)]  # 100 mL in the four hours since admission
     assert data.left_out == [
         ("inputs/crystalloid", "1 value of rewritten orders"),
         ("outputs/urine", "1 value marked as errors"),

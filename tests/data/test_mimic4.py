@@ -324,6 +324,13 @@ def test_a_charted_weight_helps(hospital: Hospital, tmp_path: Path) -> None:
     assert data.left_out == [("vitals/weight", "1 value outside 20..400 kg")]
 
 
+def test_outputs_become_rates_since_the_last_note(hospital: Hospital, tmp_path: Path) -> None:
+    for hour, item, volume in ((2.5, 226559, 300), (8, 226559, 600), (8.9, 226560, 60)):
+        hospital.output(1, hour, item, volume)
+    data = hospital.read(tmp_path)
+    assert values(data, "urine") == [(2, 100.0), (8, 110.0)]
+
+
 def test_outputs_of_an_hour_add_up(hospital: Hospital, tmp_path: Path) -> None:
     for hour, item, volume in ((0.1, 226559, 60), (0.9, 226560, 40), (1, 227489, 500)):
         hospital.output(1, hour, item, volume)
@@ -462,7 +469,7 @@ def test_cells_that_are_no_numbers_or_times(hospital: Hospital, tmp_path: Path) 
     for _ in range(2):
         hospital.output(1, 2, 226559, 70)
     data = hospital.read(tmp_path)
-    assert values(data, "urine") == [(2, 70.0)]
+    assert values(data, "urine") == [(2, pytest.approx(70 / 3))]
     assert values(data, "crystalloid") == []
     assert sorted(data.left_out) == [
         ("inputs/crystalloid", "1 value below zero"),

@@ -56,6 +56,12 @@ def test_urine_counts_once_a_day_is_charted() -> None:
     assert highest(*hourly(25, 24)) == 0
 
 
+@pytest.mark.parametrize(("rate", "points"), [(5, 4), (20, 3), (25, 0)])
+def test_a_rate_of_urine_stands_for_the_hours_since_the_last(rate: float, points: int) -> None:
+    """Noted every four hours: 120, 480 and 600 mL a day."""
+    assert highest(*((hour, "urine", rate) for hour in range(3, 40, 4))) == points
+
+
 def test_organs_add_up_and_points_last_a_day() -> None:
     found = sofa(observed((0, "platelets", 90.0), (10, "creatinine", 2.5), (10, "gcs", 15.0)))
     assert found["hour"].to_list() == list(range(34))

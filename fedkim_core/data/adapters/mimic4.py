@@ -21,7 +21,8 @@ Labels:
 
 Which items are read is in ``conf/source/mimic.yaml`` and ``mimic4.yaml``. PaO2 and PaCO2 are taken
 only from samples that the laboratory calls arterial. A missing table of events is no error: its
-modality is then absent. Infusions are rates averaged over each hour; volumes of an hour add up.
+modality is then absent. Infusions are rates averaged over each hour; volumes that came out become
+rates as :func:`fedkim_core.data.records.hourly_rates` has it.
 """
 
 from pathlib import Path

@@ -138,7 +138,7 @@ def read_carevue_inputs(path: Path, layout: Layout, stays: pl.DataFrame, events:
 
 
 def read_outputs(path: Path, layout: Layout, stays: pl.DataFrame, events: Events) -> None:
-    """``outputevents``: a volume counts in the hour in which it was charted."""
+    """``outputevents``: volumes, each in mL since the one charted before."""
     known = items(layout.name, "outputevents")
     columns = (layout.stay, "itemid", "charttime", "value", "valueuom")
     for block in read_blocks(path, columns, maybe=("iserror",)):

@@ -1,12 +1,13 @@
 """The events of a group of stays become values per hour.
 
-Infusions and volumes of one hour add up, so that two bags running at once are not averaged; the
-other variables keep every value.
+Infusions of one hour add up, so that two bags running at once are not averaged; volumes that came
+out become rates as :func:`hourly_rates` has it; the other variables keep every value.
 """
 
 import polars as pl
 
 from fedkim_core.data.mimic.events import BY_WEIGHT
+from fedkim_core.data.records import hourly_rates
 from fedkim_core.data.spool import Spool
 from fedkim_core.data.units import convert, variables
 
@@ -126,9 +127,15 @@ def _inputs(
 
 
 def _outputs(rows: pl.DataFrame) -> pl.DataFrame:
+    """Volumes as rates; what cannot be added stays as it is."""
     converted, good = _converted(rows)
-    sums = _sums(converted.filter(good).with_columns(pl.col("hour").floor()))
-    return pl.concat([sums, rows.filter(~good).select(_COLUMNS)])
+    good &= (rows["hour"] >= 0).fill_null(False)
+    units = {name: card.unit for name, (_, card) in variables().items()}
+    rates = hourly_rates(converted.filter(good).rename({"stay": "stay_id"}))
+    rates = rates.rename({"stay_id": "stay"}).with_columns(
+        unit=pl.col("variable").replace_strict(units, return_dtype=pl.String)
+    )
+    return pl.concat([rates.select(_COLUMNS), rows.filter(~good).select(_COLUMNS)])
 
 
 def _rates(rows: pl.DataFrame, weights: pl.DataFrame, spool: Spool) -> pl.DataFrame:
