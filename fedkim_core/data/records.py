@@ -1,11 +1,13 @@
 """What the readers of clinical text files share: rows of text, rules about them, amounts."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 import yaml
 
+from fedkim_core.data.prepare import SourceData
+from fedkim_core.data.spool import Spool
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
 
@@ -92,6 +94,54 @@ def hourly_rates(amounts: pl.DataFrame) -> pl.DataFrame:
         .sort("stay_id", "variable", "hour")
         .with_columns(value=pl.col("value") / (hour - before))
         .select("stay_id", "hour", "variable", "value")
+    )
+
+
+def single_stays(
+    name: str,
+    task: str,
+    answers: Mapping[str, bool],
+    natural: Mapping[str, str],
+    spool: Spool,
+    *,
+    licence: str,
+    note: str,
+    left_out: Sequence[tuple[str, str]],
+    absent: str,
+) -> SourceData:
+    """A data set in which every record is one stay of one patient.
+
+    Args:
+        name: of the data set; stays and patients are called ``name-record``.
+        task: the one yes/no task.
+        answers: by record.
+        natural: by record, what the data set itself names, as in :class:`SourceData`.
+        spool: holds the observations. A record without one is left out.
+        licence: as in :class:`SourceData`, like ``note`` and ``left_out``.
+        absent: says that nothing is there and how to obtain it.
+
+    Raises:
+        UserError: no record has an observation; the text is ``absent``.
+    """
+    stays = {f"{name}-{record}": (f"{name}-{record}", yes) for record, yes in answers.items()}
+    examples = stay_examples(task, stays, spool.stays())
+    if examples.is_empty():
+        raise UserError(absent)
+    patients = {patient: patient.removeprefix(f"{name}-") for patient in examples["patient_id"]}
+    unobserved = [record for record in answers if f"{name}-{record}" not in patients]
+    return SourceData(
+        name=name,
+        licence=licence,
+        note=note,
+        examples=examples,
+        strata={patient: (answers[record],) for patient, record in patients.items()},
+        tables=spool.scan(),
+        natural={patient: natural[record] for patient, record in patients.items()},
+        left_out=[
+            *left_out,
+            *((record, "no observation that the task reads") for record in unobserved),
+            *spool.left_out(),
+        ],
     )
 
 

@@ -28,8 +28,8 @@ from fedkim_core.data.records import (
     note,
     read_rows,
     refuse,
+    single_stays,
     source_variables,
-    stay_examples,
 )
 from fedkim_core.data.spool import Spool
 from fedkim_core.errors import UserError
@@ -47,7 +47,6 @@ OBTAIN = (
 _KINDS = {1: "coronary care", 2: "cardiac surgery recovery", 3: "medical", 4: "surgical"}
 _DESCRIPTORS = ("RecordID", "Age", "Gender", "Height", "ICUType", "Weight")
 _NOT_USED = ("ALP", "AST", "Cholesterol", "HCT", "MechVent", "TropI", "TropT")
-_UNOBSERVED = "no observation that the task reads"
 _BATCH = 200  # records in memory at a time
 
 
@@ -79,21 +78,16 @@ def read(source: Path, scratch: Path) -> SourceData:
             spool.add(_observations(rows))
             died |= {record: outcomes[record] for record in batch}
             kinds |= dict.fromkeys(batch, "unknown") | _kinds(rows)
-    stays = {f"{NAME}-{record}": (f"{NAME}-{record}", death) for record, death in died.items()}
-    examples = stay_examples("mortality", stays, spool.stays())
-    if examples.is_empty():
-        raise UserError(f"{source}: no record with an outcome is there; obtain {OBTAIN}")
-    patients = {patient: patient.removeprefix(f"{NAME}-") for patient in examples["patient_id"]}
-    left_out += [(r, _UNOBSERVED) for r in died if f"{NAME}-{r}" not in patients]
-    return SourceData(
-        name=NAME,
+    return single_stays(
+        NAME,
+        "mortality",
+        died,
+        kinds,
+        spool,
         licence=LICENCE,
         note="PhysioNet Challenge 2012, Silva et al. 2012; real, de-identified patients",
-        examples=examples,
-        strata={patient: (died[record],) for patient, record in patients.items()},
-        tables=spool.scan(),
-        natural={patient: kinds[record] for patient, record in patients.items()},
-        left_out=[*left_out, *spool.left_out()],
+        left_out=left_out,
+        absent=f"{source}: no record with an outcome is there; obtain {OBTAIN}",
     )
 
 

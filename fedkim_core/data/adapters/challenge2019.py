@@ -29,7 +29,7 @@ from pathlib import Path
 import polars as pl
 
 from fedkim_core.data.prepare import SourceData
-from fedkim_core.data.records import read_rows, refuse, source_variables, stay_examples
+from fedkim_core.data.records import read_rows, refuse, single_stays, source_variables
 from fedkim_core.data.spool import Spool
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
@@ -44,7 +44,6 @@ OBTAIN = (
 )
 
 _SETS = {"training_setA": "system A", "training_setB": "system B"}
-_UNOBSERVED = "no observation that the task reads"
 _BATCH = 200  # files in memory at a time
 
 
@@ -76,21 +75,16 @@ def read(source: Path, scratch: Path) -> SourceData:
             systems |= dict.fromkeys(onset["record"], _SETS[folder.name])
             septic |= {r: h is not None for r, h in onset.iter_rows() if r not in late}
             spool.add(_observations(rows.filter(pl.col("hour") < hours)))
-    stays = {f"{NAME}-{record}": (f"{NAME}-{record}", yes) for record, yes in septic.items()}
-    examples = stay_examples("sepsis", stays, spool.stays())
-    if examples.is_empty():
-        raise UserError(f"{source}: no training_setA or training_setB is there; obtain {OBTAIN}")
-    patients = {patient: patient.removeprefix(f"{NAME}-") for patient in examples["patient_id"]}
-    left_out += [(r, _UNOBSERVED) for r in septic if f"{NAME}-{r}" not in patients]
-    return SourceData(
-        name=NAME,
+    return single_stays(
+        NAME,
+        "sepsis",
+        septic,
+        systems,
+        spool,
         licence=LICENCE,
         note="PhysioNet Challenge 2019, doi:10.13026/v64v-d857; real, de-identified patients",
-        examples=examples,
-        strata={patient: (septic[record],) for patient, record in patients.items()},
-        tables=spool.scan(),
-        natural={patient: systems[record] for patient, record in patients.items()},
-        left_out=[*left_out, *spool.left_out()],
+        left_out=left_out,
+        absent=f"{source}: no training_setA or training_setB is there; obtain {OBTAIN}",
     )
 
 
