@@ -13,8 +13,9 @@ No table has nine cells that add up: of nine hidden in a total below ten, each w
 
 - NHS Digital, "Disclosure control methodology for HES and ECDS" (2018),
   https://digital.nhs.uk/data-and-information/data-tools-and-services/data-services/hospital-episode-statistics/change-to-disclosure-control-methodology-for-hes-and-ecds-from-september-2018
-- CMS, "Cell Size Suppression Policy" (2024), https://resdac.org/node/1506: 1 to 10 are neither
-  shown nor derivable, zero may be shown. Our 10 stands for 10 to 19.
+- CMS, "Cell Size Suppression Policy" (26 January 2024), https://resdac.org/node/1506: no cell of 1
+  to 10 is reported, none can be derived from others, and zero is allowed. Ten as the smallest cell
+  is our own rule, between the two; as it is rounded, our 10 stands for 10 to 19.
 
 Left out: identifiers, dates, free text, answers in words, values and extremes of single patients.
 The summary protects patients, not the hospital: that all its patients answer "no" can be read from
@@ -101,6 +102,7 @@ def summarise(site: Site) -> dict[str, Any]:
     parts = examples.partition_by("task", "split", as_dict=True)
     order = [(task, split) for task in load_tasks() for split in SPLITS if (task, split) in parts]
     return {
+        "schema_version": 1,
         "site": site.card.name,
         "synthetic": site.card.synthetic,
         "rule": RULE,

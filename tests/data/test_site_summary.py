@@ -17,7 +17,8 @@ from fedkim_core.data.site import Site, SiteCard
 from fedkim_core.data.site_summary import BINS, HIDDEN, HOURS, count, summarise, write_summary
 from fedkim_core.errors import UserError
 
-NO_COUNT = ["site", "synthetic", "rule", "task", "split", "modality", "variable", "unit", "edges"]
+NO_COUNT = ["schema_version", "site", "synthetic", "rule"]
+NO_COUNT += ["task", "split", "modality", "variable", "unit", "edges"]
 TASKS = ("covid19", "mortality", "med_vqa_rad")
 
 
@@ -92,7 +93,7 @@ def test_counts(tmp_path: Path) -> None:
         + alike(11, split="validation", images=0, stays=[[(7, 120.0)], []]),
     )
     summary = summarise(site)
-    assert summary["site"] == "north"
+    assert (summary["schema_version"], summary["site"]) == (1, "north")
     assert summary["patients"] == 50  # 55
     assert summary["patients_by_split"] == {"train": 30, "validation": 20, "test": 0}
     by_task = {(t["task"], t["split"]): t for t in summary["tasks"]}
