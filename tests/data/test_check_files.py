@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedkim_core.cli import app
-from fedkim_core.data import threads
+from fedkim_core.data import check_files, threads
 from fedkim_core.data.adapters import ptbxl
 from fedkim_core.data.examine import examine
 from fedkim_core.data.faults import LISTED
@@ -150,6 +150,40 @@ def test_damaged_file(
     assert faults[0].startswith(f"{EXAMPLES}:{fault}")
     assert "Secret" not in faults[0]
     assert capfd.readouterr() == ("", "")
+
+
+ODD = ["images/a.png", "images/./a.png", "images//a.png", "linked/a.png", "linked/sub/b.png"]
+ODD += [f"images/{name}.png" for name in ("none", "empty", "folder", "pipe", "inside", "outside")]
+ODD += [f"images/{name}.png" for name in ("loop", "dangling", "gone", "x" * 300, "\u00fc")]
+ODD += ["images/A.PNG", "away/c.png", "away/none.png", "images/a.png/b.png", "a.png", ".png"]
+
+
+def test_files_are_found_as_realpath_finds_them(tmp_path: Path) -> None:
+    """One ``lstat`` tells the same as following every step of every path."""
+    site, images, away = tmp_path / "site", tmp_path / "site" / "images", tmp_path / "away"
+    for folder in (images / "sub", images / "folder.png", away):
+        folder.mkdir(parents=True)
+    for path in (images / "a.png", images / "sub" / "b.png", away / "c.png"):
+        path.write_bytes(b"x")
+    (images / "empty.png").touch()
+    os.mkfifo(images / "pipe.png")
+    links = {"inside": "a.png", "outside": "../../away/c.png", "loop": "loop.png"}
+    links |= {"dangling": "none.png", "gone": "/none/none.png"}
+    for name, target in links.items():
+        (images / f"{name}.png").symlink_to(target)
+    (site / "linked").symlink_to("images")
+    (site / "away").symlink_to(away)
+    (tmp_path / "door").symlink_to(site)
+    for door in (site, tmp_path / "door"):
+        find, root = check_files._Finder(door), os.path.realpath(door)
+        for reference in ODD:
+            path = os.path.realpath(f"{root}/{reference}")
+            rules = ["file is empty"] if os.path.isfile(path) and not os.path.getsize(path) else []
+            if not os.path.isfile(path):
+                rules = ["file is missing"]
+            if not path.startswith(f"{root}/"):
+                rules = ["file is a link that leaves the site folder"]
+            assert find("image", reference) == (path, tuple(rules))
 
 
 def test_decoding_goes_on_beside_other_faults(site_folder: Path, rewrite: Rewrite) -> None:
