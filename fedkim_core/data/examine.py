@@ -33,6 +33,10 @@ def examine(folder: Path, modality: str, reference: str) -> tuple[str, str]:
         rule, values = _image(path) if card.kind == "image" else _signal(path, card)
     except UserError as error:
         return "", _without_names(str(error), path)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
+        return "", f"the file cannot be decoded ({type(error).__name__})"
     if rule or values is None:
         return "", rule
     return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest(), ""
