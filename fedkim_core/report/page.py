@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
-from fedkim_core.report import charts, words
+from fedkim_core.report import charts, evidence, words
 from fedkim_core.report.charts import Series
 from fedkim_core.report.schema import (
     COLUMNS,
@@ -82,6 +82,9 @@ def render(summary: Summary, rows: list[Row], config: str, notes: list[str]) -> 
         duration=words.duration,
         parameters=words.parameters,
         plural=words.plural,
+        signed=words.signed,
+        p_value=words.p_value,
+        control_of=lambda name, task: task.control(name),
     )
     page = environment.from_string(TEMPLATE)
     return page.render(
@@ -102,6 +105,14 @@ def render(summary: Summary, rows: list[Row], config: str, notes: list[str]) -> 
         site_curves=_site_curves(summary, rows),
         site_legend=_site_legend(rows),
         gate=_gate(summary),
+        compared=evidence.comparisons(summary),
+        site_table=evidence.by_site(summary),
+        calibrations=evidence.calibrations(summary),
+        calibration_rows=evidence.calibration_rows(summary),
+        operating_rows=evidence.operating_rows(summary),
+        operating_names=evidence.OPERATING_NAMES,
+        control_table=evidence.controls(summary),
+        control_names=evidence.CONTROL_NAMES,
         sent=_sent(summary),
         modalities=_modalities(summary),
         site_tasks=_site_tasks(summary),

@@ -7,32 +7,28 @@ named in one line.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from fedkim_core.errors import UserError
+from fedkim_core.report.parts import (
+    CONFIG,
+    BySite,
+    Calibration,
+    Count,
+    Difference,
+    Estimate,
+    LanguagePrior,
+)
 from fedkim_core.tasks import FREE_TEXT_METRICS, YES_NO_METRICS
 
 Column = Literal["before", "extractor", "injected"]
 COLUMNS: tuple[Column, ...] = ("before", "extractor", "injected")
-Count = Annotated[int, Field(ge=0)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class Estimate(_Part):
-    """A score with its 95 % interval."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def span(self) -> tuple[float, float] | None:
-        return None if self.low is None or self.high is None else (self.low, self.high)
+    model_config = CONFIG
 
 
 class Task(_Part):
@@ -50,6 +46,13 @@ class Task(_Part):
     injected: dict[str, Estimate] | None
     absent: dict[str, str] = {}
     """``column.metric`` to the reason why it could not be computed."""
+    paired: dict[str, dict[str, Difference]] = {}
+    """By ``injected-before`` and the like, and metric."""
+    calibration: dict[str, Calibration] = {}
+    operating: dict[str, dict[str, Estimate]] = {}
+    sites: BySite | None = None
+    controls: dict[str, dict[str, Estimate]] = {}
+    language_prior: LanguagePrior | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -59,6 +62,14 @@ class Task(_Part):
         """A score; ``metric`` defaults to the one that tables lead with."""
         scores: dict[str, Estimate] | None = getattr(self, column)
         return (scores or {}).get(metric or self.metrics[0])
+
+    def difference(self, other: str) -> Difference | None:
+        """Injected minus ``other``, of the leading metric, on the same patients."""
+        return self.paired.get(f"injected-{other}", {}).get(self.metrics[0])
+
+    def control(self, name: str) -> Estimate | None:
+        """The leading metric of a control."""
+        return self.controls.get(name, {}).get(self.metrics[0])
 
     def reason(self, column: Column, metric: str | None = None) -> str:
         """Why :meth:`estimate` is None."""

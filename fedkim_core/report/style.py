@@ -94,6 +94,11 @@ svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-num
 .pairs svg text { font-size: 13.5px; }
 svg .grid { stroke: var(--grid); stroke-width: 1; }
 svg .chance { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3; }
+svg .whisker { stroke: currentColor; stroke-width: 1; opacity: .55; }
+svg.reliability { max-width: 300px; }
+.tight { grid-template-columns: repeat(auto-fill, minmax(min(100%, 200px), 1fr)); }
+.score small.mark { color: var(--bad); font-weight: 600; }
+.score small.wrap { white-space: normal; min-width: 6.5em; }
 svg .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
 svg g, svg.key { color: var(--soft); fill: currentColor; }
 svg .hollow { fill: var(--panel); stroke: currentColor; stroke-width: 2; }
@@ -153,6 +158,8 @@ footer { padding-bottom: 40px; }
   svg.forest { width: 100%; max-width: 320px; }
 }
 @media screen and (max-width: 480px) {
+  .pinned th[scope=row] { position: sticky; left: 0; z-index: 1; background: var(--panel);
+    width: 116px; min-width: 116px; padding-left: 0; line-height: 1.2; overflow-wrap: anywhere; }
   .tiles { grid-template-columns: 1fr 1fr; }
   .pairs > figure > div { grid-template-columns: 1fr; }
   .heat th[scope=row] { white-space: normal; width: 116px; min-width: 116px; line-height: 1.2; }

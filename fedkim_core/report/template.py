@@ -1,5 +1,13 @@
 """The page as a Jinja template. It is Python because a Flower bundle ships no HTML files."""
 
+from fedkim_core.report.evidence_template import (
+    BY_SITE,
+    CALIBRATION,
+    CONTROLS,
+    DIFFERENCES,
+    OPERATING,
+)
+
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -61,8 +69,14 @@ fedkim {{ run.fedkim }}.</p>
 <p class="meta" role="note">Note: {{ note }}</p>
 {% endfor %}
 <nav aria-label="On this page"><ul>
-<li><a href="#results">Results</a></li><li><a href="#learning">Learning curves</a></li>
+<li><a href="#results">Results</a></li>
+{% if compared %}<li><a href="#sure">How sure</a></li>{% endif %}
+<li><a href="#learning">Learning curves</a></li>
 {% if gate %}<li><a href="#gate">Gate</a></li>{% endif %}
+{% if site_table %}<li><a href="#by-site">By site</a></li>{% endif %}
+{% if calibrations %}<li><a href="#calibration">Calibration</a></li>{% endif %}
+{% if operating_rows %}<li><a href="#operating">Operating points</a></li>{% endif %}
+{% if control_table %}<li><a href="#controls">Controls</a></li>{% endif %}
 <li><a href="#sent">What was sent</a></li><li><a href="#sites">Sites and data</a></li>
 <li><a href="#cost">Time and memory</a></li><li><a href="#configuration">Configuration</a></li>
 <li><a href="#reading">How to read this page</a></li>
@@ -115,7 +129,7 @@ _RESULTS = """
 {% set sign = clear(task) %}
 {% set d = b.value - a.value %}
 <span class="{{ "up" if sign > 0 else "down" if sign < 0 }}">
-{{- ("+" if d > 0 else "") ~ (d | number) }}</span>
+{{- d | signed }}</span>
 <span class="what">{{ "clearly better" if sign > 0 else "clearly worse" if sign < 0
  else "not clear" }}</span>
 {% else %}<span class="na">n/a</span>{% endif %}</td>
@@ -127,8 +141,10 @@ _RESULTS = """
 </table>
 </div>
 {{ listing(notes) }}
-<p class="soft">A change is called clear when the intervals before and after do not overlap, which
-is stricter than a test at 5&nbsp;%. Where many tasks are compared, judge single ones with care.</p>
+<p class="soft">{% if compared %}A change is called clear when a paired test on the same patients
+gives p below 0.05 after correction for the number of tasks (next section).{% else %}A change is
+called clear when the intervals before and after do not overlap, which is stricter than a test at
+5&nbsp;%. Where many tasks are compared, judge single ones with care.{% endif %}</p>
 <details>
 <summary>All scores</summary>
 {% set notes = footnotes("score-note") %}
@@ -364,8 +380,13 @@ TEMPLATE = (
     + _ANSWER
     + "<main>"
     + _RESULTS
+    + DIFFERENCES
     + _LEARNING
     + _GATE
+    + BY_SITE
+    + CALIBRATION
+    + OPERATING
+    + CONTROLS
     + _SENT
     + _SITES
     + _REST

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from fedkim_core.report.schema import Column, Estimate, Summary, Task
+from fedkim_core.report.parts import Estimate
+from fedkim_core.report.schema import Column, Summary, Task
 
 METRIC_NAMES = {
     "auroc": "AUROC",
@@ -33,6 +34,16 @@ def number(value: float) -> str:
     """Two decimals, with a true minus sign."""
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    text = number(value)
+    return f"+{text}" if value > 0 and text != "0.00" else text
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def interval(estimate: Estimate) -> str:
@@ -79,8 +90,10 @@ class Change:
     before: float
     injected: float
     better: int
-    """Tasks whose intervals do not overlap, the injected one above."""
+    """Tasks that are clearly better."""
     worse: int
+    tested: bool
+    """By a paired test; otherwise by whether intervals overlap."""
 
     @property
     def difference(self) -> float:
@@ -88,7 +101,13 @@ class Change:
 
 
 def clear(task: Task) -> int:
-    """1 or -1 when the intervals before and after injection do not overlap, else 0."""
+    """1 or -1 when the change by injection is clear, else 0.
+
+    By the paired test, corrected for the number of tasks; a summary without it (an older one) is
+    judged by whether the intervals before and after overlap.
+    """
+    if difference := task.difference("before"):
+        return difference.sign
     before, injected = task.estimate("before"), task.estimate("injected")
     if before is None or injected is None:
         return 0
@@ -116,6 +135,7 @@ def change(tasks: list[Task]) -> Change | None:
         injected=sum(i.value for _, _, i in both) / len(both),
         better=signs.count(1),
         worse=signs.count(-1),
+        tested=any(task.difference("before") for task, _, _ in both),
     )
 
 
@@ -137,8 +157,8 @@ def answer_first(summary: Summary) -> list[str]:
             sentences.append(_sentence(found, what, first=not sentences))
     if not sentences:
         return ["No task has a score both before and after injection, so nothing can be compared."]
-    extractor = _beside_extractor(summary)
-    return [*sentences, extractor] if extractor else sentences
+    rest = (_beside_extractor(summary), _language_prior(summary))
+    return [*sentences, *(sentence for sentence in rest if sentence)]
 
 
 def _sentence(found: Change, what: str, *, first: bool) -> str:
@@ -154,7 +174,11 @@ def _sentence(found: Change, what: str, *, first: bool) -> str:
         verb = "raised" if found.difference > 0 else "lowered"
         said = f"{who} {verb} {subject} from {before} to {injected}"
     explain = first and (found.better or found.worse)
-    meaning = " (95\N{NO-BREAK SPACE}% intervals do not overlap)" if explain else ""
+    meaning = ""
+    if explain and found.tested:
+        meaning = " (paired tests on the same patients, p below 0.05 after correction)"
+    elif explain:
+        meaning = " (95\N{NO-BREAK SPACE}% intervals do not overlap)"
     return f"{said}; {_certainty(found)}{meaning}."
 
 
@@ -172,16 +196,40 @@ def _certainty(found: Change) -> str:
 
 
 def _beside_extractor(summary: Summary) -> str:
+    trained = select(summary, "train", "yes_no")
     pairs = [
         (extractor.value, injected.value)
-        for task in select(summary, "train", "yes_no")
+        for task in trained
         if (extractor := task.estimate("extractor")) and (injected := task.estimate("injected"))
     ]
     if not pairs:
         return ""
     own, after = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    return (
+    said = (
         f"On the trained tasks the sites' own extractor, without the foundation model, has a mean "
         f"AUROC of {number(own)} on the same patients; the foundation model now has "
-        f"{number(after)}."
+        f"{number(after)}"
+    )
+    signs = [difference.sign for task in trained if (difference := task.difference("extractor"))]
+    if not signs:
+        return f"{said}."
+    better, worse = signs.count(1), signs.count(-1)
+    if not better and not worse:
+        return f"{said}; no difference between the two is clear."
+    counted = [(better, "better"), (worse, "worse")]
+    clear = " and ".join(f"clearly {word} in {count}" for count, word in counted if count)
+    return f"{said}, {clear} of {len(signs)}."
+
+
+def _language_prior(summary: Summary) -> str:
+    """What the controls say against the gains; nothing where none was asked."""
+    judged = {name: t.language_prior for name, t in summary.tasks.items() if t.language_prior}
+    if not judged:
+        return ""
+    flagged = [spaced(name) for name, prior in judged.items() if prior.flagged]
+    if not flagged:
+        return "No gain survives when patients get each other's data, as it should be."
+    return (
+        f"But with another patient's data a clear gain is left in {', '.join(flagged)}: that much "
+        "is a language prior, not knowledge of the patient."
     )

@@ -202,6 +202,30 @@ def test_evaluating_the_run_again_gives_the_same(finished: Path) -> None:
     assert validation["tasks"]["covid19"]["n"] != again["tasks"]["covid19"]["n"]
 
 
+def test_controls_can_be_asked_afterwards(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "answers.parquet").unlink()  # as in a run of an older version
+    old = summary_of(folder)
+    evaluate_run(folder, controls=True)
+    new = summary_of(folder)
+    assert {k: v for k, v in new.items() if k != "tasks"} == {
+        k: v for k, v in old.items() if k != "tasks"
+    }
+    controls = {"blanked", "shuffled", "other_description", "random_gate"}
+    assert set(answers.read_frame(folder)["column"]) == controls | {
+        "before",
+        "extractor",
+        "injected",
+    }
+    for name, entry in new["tasks"].items():
+        assert close(entry["injected"], old["tasks"][name]["injected"])
+        assert entry["controls"].keys() >= controls
+        assert "language_prior" in entry
+    assert "Controls that could prove it wrong" in (folder / "report.html").read_text()
+    assert "Controls that could prove it wrong" not in (finished / "report.html").read_text()
+
+
 def test_evaluating_something_else_is_one_line(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="split=public: must be"):
         evaluate_run(finished, "public")
