@@ -184,8 +184,7 @@ class Run:
         model.extractor.load_arrays(injected_arrays)
         answers = {"before": before, "extractor": heads, "injected": after}
         if config.evaluation.controls:
-            with self.recorder.phase("controls", config.rounds):
-                answers |= ask_controls(model, test, config.evaluation, config.seed)
+            answers |= ask_controls(model, test, config.evaluation, config.seed)
         answers_file.write(self.folder, answers)
         for task, scores in self._score(after, bootstrap=0).items():
             self._tell(config.rounds, task, scores)

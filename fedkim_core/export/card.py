@@ -4,7 +4,8 @@ from fedkim_core.config import Config
 from fedkim_core.export.base import Base
 from fedkim_core.export.check import Check
 from fedkim_core.export.folder import Export
-from fedkim_core.report.schema import Estimate, Summary
+from fedkim_core.report.parts import Estimate
+from fedkim_core.report.schema import Summary
 from fedkim_core.tasks import TaskCard
 
 NAMES = {

@@ -91,6 +91,6 @@ def test_each_control_spoils_what_it_should(model: InjectedModel) -> None:
 
 
 def test_without_a_gate_there_is_no_gate_to_spoil() -> None:
-    config = tiny("injector=lora", "evaluation.batch_size=8")
+    config = tiny("injector.experts=1", "evaluation.batch_size=8")
     answers = ask_controls(make_model(config), ROWS[:4], config.evaluation, seed=0)
     assert list(answers) == ["blanked"]  # one patient: nobody to shuffle with
