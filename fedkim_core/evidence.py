@@ -133,13 +133,9 @@ def _add_controls(
     for one, other in pairs:
         found = compare(card, own[one], own[other], (drawn[one], drawn[other]))
         differences[f"{one}-{other}"] = found
-    kept = differences.get(f"{SHUFFLED}-before", {})
-    if metric in kept:
-        entry["language_prior"] = language_prior(
-            differences["injected-before"][metric],
-            kept[metric],
-            differences[f"injected-{SHUFFLED}"][metric],
-        )
+    needed = ("injected-before", f"{SHUFFLED}-before", f"injected-{SHUFFLED}")
+    if all(metric in differences.get(pair, {}) for pair in needed):
+        entry["language_prior"] = language_prior(*(differences[pair][metric] for pair in needed))
 
 
 def _yes_no_entry(own: Mapping[str, Answers], bootstrap: int, seed: int) -> dict[str, Any]:

@@ -32,15 +32,16 @@ def ask_controls(
     ``blanked``: no feature token at all. ``shuffled``: each patient with the features of another
     patient of the same task. With a gate also ``other_description``: the gate reads another
     task's description, and ``random_gate``: expert weights drawn at random for each task.
-    A task with one patient only has no ``shuffled``.
+    A task with one patient only has no ``shuffled``, a run of one task no ``other_description``.
     """
     answers = {BLANKED: _blanked(model, examples, config)}
     shuffled = [e for task in _tasks(examples) for e in shuffle(_of(task, examples), seed)]
     if shuffled:
         answers[SHUFFLED] = ask(model, shuffled, config)
-    if model.gate is not None:
+    if model.gate is not None and len(model.cards) > 1:
         with _replaced(model, "cards", _other_descriptions(model)):
             answers[OTHER_DESCRIPTION] = ask(model, examples, config)
+    if model.gate is not None:
         answers[RANDOM_GATE] = {}
         for task in _tasks(examples):
             rng = np.random.default_rng(derive(seed, RANDOM_GATE, task))

@@ -124,6 +124,15 @@ def test_broken_logits_have_reasons_and_no_numbers() -> None:
     json.dumps(entry, allow_nan=False)
 
 
+def test_broken_logits_of_one_column_leave_no_verdict() -> None:
+    columns = drawn.columns(controls=True)
+    columns["injected"]["covid19"].logits[3] = math.inf
+    entry = task_entries(columns, CARDS, bootstrap=10, seed=0, synthetic=True)["covid19"]
+    assert "language_prior" not in entry
+    assert entry["controls"].keys() == {"shuffled", "blanked"}
+    json.dumps(entry, allow_nan=False)
+
+
 def test_a_task_without_examples() -> None:
     entry = task_entries({}, CARDS, bootstrap=10, seed=0, synthetic=True)["sepsis"]
     assert (entry["n"], entry["injected"], entry["paired"]) == (0, None, {})
