@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from fedkim_core.answers import ANSWERS, read_frame
 from fedkim_core.config import Config
 from fedkim_core.data.examples import NO, YES, Example, collate
 from fedkim_core.errors import UserError
@@ -17,7 +18,6 @@ from fedkim_core.report.schema import Summary
 
 NOTE_LIMIT = 2000
 """Characters of a question or note: a prompt must stay within what the model was trained for."""
-ANSWERS = "answers.parquet"
 FEWEST = 20
 """Test patients below which nothing is said about calibration."""
 NEIGHBOURS = 50
@@ -204,16 +204,11 @@ def read_answers(run: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What a run's injected model said of its test set: by task, labels and logits; may be empty.
 
     Raises:
-        UserError: the file is there but cannot be read.
+        UserError: ``answers.parquet`` is there but is none.
     """
-    path = run / ANSWERS
-    if not path.is_file():
+    if not (run / ANSWERS).is_file():
         return {}
-    try:
-        rows = pl.read_parquet(path, columns=["task", "column", "label", "logit"])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: cannot be read; write it again with fedkim evaluate") from error
-    rows = rows.filter(pl.col("column") == "injected").drop_nulls(["label", "logit"])
+    rows = read_frame(run).filter(pl.col("column") == "injected").drop_nulls(["label", "logit"])
     rows = rows.filter(pl.col("logit").is_finite())
     return {
         str(task): (own["label"].to_numpy().astype(np.float64), own["logit"].to_numpy())

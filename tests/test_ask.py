@@ -1,7 +1,13 @@
 """What is said of an answer, and the commands that use a run, as a person types them."""
 
+import base64
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from fedkim_core.answers import SCHEMA
 from fedkim_core.ask import Advisor, read_answers, wilson
 from fedkim_core.data.network import Network
 from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
+from fedkim_core.paths import APP
 from fedkim_core.report.schema import parse_summary
 from fedkim_core.tasks import load_tasks
 from server_app.run import execute
@@ -119,19 +127,22 @@ def test_questions_that_cannot_be_asked(model: object) -> None:
 
 def test_answers_of_the_injected_model_are_read(tmp_path: Path) -> None:
     assert read_answers(tmp_path) == {}
-    pl.DataFrame(
-        {
-            "task": ["a", "a", "a", "b"],
-            "column": ["before", "injected", "injected", "injected"],
-            "label": [1, 1, 0, None],
-            "logit": [9.0, 0.5, float("nan"), None],
-            "patient_id": ["p"] * 4,
-        }
-    ).write_parquet(tmp_path / "answers.parquet")
+    said = {
+        "task": ["a", "a", "a", "b"],
+        "example_id": ["1", "1", "2", "1"],
+        "patient_id": ["p"] * 4,
+        "site": [None] * 4,
+        "column": ["before", "injected", "injected", "injected"],
+        "label": [1, 1, 0, None],
+        "logit": [9.0, 0.5, float("nan"), None],
+        "truth": ["yes", "yes", "no", "left lung"],
+        "said": ["yes", "yes", None, "right lung"],
+    }
+    pl.DataFrame(said, schema=SCHEMA).write_parquet(tmp_path / "answers.parquet")
     ((task, (labels, logits)),) = read_answers(tmp_path).items()
     assert (task, labels.tolist(), logits.tolist()) == ("a", [1.0], [0.5])
     (tmp_path / "answers.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not a parquet file"):
         read_answers(tmp_path)
 
 
@@ -161,6 +172,32 @@ def test_export_as_a_person_types_it(run: Path, tmp_path: Path) -> None:
     assert "of them yes" in card
     check = json.loads((out / "covid19" / "fedkim.json").read_text())["check"]
     assert check["n"] > 0
+
+
+def test_serve_as_a_person_types_it(run: Path, network: Path) -> None:
+    command = [sys.executable, "-m", "fedkim_core.cli", "serve", str(run), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": str(APP), "NO_COLOR": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    server = subprocess.Popen(command, cwd=APP, env=environment, **pipes)
+    try:
+        url = server.stdout.readline().split()[0]
+        with urllib.request.urlopen(f"{url}health", timeout=120) as response:
+            assert json.load(response)["synthetic"] is True
+        path = image(network)
+        data = base64.b64encode(path.read_bytes()).decode()
+        body = {"task": "covid19", "image": {"format": path.suffix[1:], "data": data}}
+        request = urllib.request.Request(
+            f"{url}ask", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=120) as response:
+            assert json.load(response)["answer"] in ("yes", "no")
+        server.send_signal(signal.SIGINT)
+        _, log = server.communicate(timeout=60)
+    finally:
+        server.kill()
+    assert server.returncode == 0
+    lines = [line.split(" INFO ")[1].rsplit(" ", 2)[0] for line in log.splitlines()]
+    assert lines == ["GET /health 200", "POST /ask 200"]
 
 
 def test_mistakes(run: Path, network: Path, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         UserError: ``out`` is there already and not empty, or cannot be written.
     """
+    out = out.expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already; give a new folder")
     scratch = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -107,7 +108,6 @@ def describe(
 ) -> dict[str, Any]:
     """``fedkim.json``: all that ``load.py`` has to know."""
     card, foundation = model.cards[export.task], model.foundation
-    lead = foundation.question_ids("")[len(foundation.token_ids(" Answer:")) :]
     about = {
         name: {
             "encoder": getattr(config.extractor.encoders, load_modalities()[name].kind).name,
@@ -131,7 +131,7 @@ def describe(
         "layer_errors": dict(export.adapter.errors) if export.adapter else {},
         "prompt": {
             "start": foundation.start_ids(),
-            "lead": lead,
+            "lead": foundation.lead_ids(),
             "yes": foundation.answer_ids(YES)[0],
             "no": foundation.answer_ids(NO)[0],
             "end": foundation.end_id,

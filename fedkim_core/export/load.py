@@ -87,7 +87,14 @@ class ExportedModel:
             self.encoders, self.connectors = self._knowledge(folder)
         except ExportError:
             raise
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        except (
+            OSError,
+            SafetensorError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"{folder}: cannot be loaded ({reason})") from error
 
@@ -137,12 +144,14 @@ class ExportedModel:
     def _prompt(
         self, features: Mapping[str, Tensor], question: str | None, note: str | None
     ) -> Tensor:
-        """``[1, n, width]``: start, `` Image: <tokens>`` ..., note, question."""
+        """``[1, n, width]``: question, `` Image: <tokens>`` ..., note, `` Answer:``."""
         about = self.about
         embed = self.model.get_input_embeddings()
         if unknown := sorted(set(features) - set(self.encoders)):
             raise ExportError(f"{unknown[0]}: this model reads {', '.join(self.encoders)}")
-        parts = [embed(torch.tensor(about["prompt"]["start"], dtype=torch.long))]
+        start = torch.tensor(about["prompt"]["start"], dtype=torch.long)
+        asked = question or about["task"]["question"]
+        parts = [embed(torch.cat([start, self._ids(f" Question: {asked}")]))]
         for name, encoder in self.encoders.items():
             if name in features:
                 values = features[name].float()[None]
@@ -152,9 +161,7 @@ class ExportedModel:
                 parts += [self.connectors[name](encoder(values))[0]]
         if note:
             parts.append(embed(self._ids(f" Note: {note}")))
-        asked = question or about["task"]["question"]
-        lead = torch.tensor(about["prompt"]["lead"], dtype=torch.long)
-        parts.append(embed(torch.cat([self._ids(f" Question: {asked} Answer:"), lead])))
+        parts.append(embed(torch.tensor(about["prompt"]["lead"], dtype=torch.long)))
         return torch.cat(parts)[None]
 
     def _ids(self, text: str) -> Tensor:
