@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 
 from fedkim_core.answers import SCHEMA
 from fedkim_core.ask import Advisor, read_answers, wilson
+from fedkim_core.cli import main
 from fedkim_core.data.network import Network
 from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
@@ -28,7 +29,7 @@ from fedkim_core.tasks import load_tasks
 from server_app.run import execute
 from tests.patients import example
 from tests.report.example import summary
-from tests.test_cli import assert_mistake, fedkim
+from tests.test_cli import assert_mistake
 from tests.tiny import make_grid, make_model, overrides, tiny
 
 CONFIG = tiny()
@@ -47,6 +48,26 @@ def run(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = overrides(network, "rounds=1", "evaluation.bootstrap=2", tasks)
     execute([*words, f"output={folder}"], make_grid(words))
     return folder
+
+
+class Typed:
+    """The command in this process; its imports would cost each test seconds."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capture: pytest.CaptureFixture[str]) -> None:
+        self._patch, self._capture = patch, capture
+
+    def __call__(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        self._patch.setattr(sys, "argv", ["fedkim", *map(str, arguments)])
+        self._capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capture.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, out, err)
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    return Typed(monkeypatch, capsys)
 
 
 def image(network: Path) -> Path:
@@ -146,8 +167,8 @@ def test_answers_of_the_injected_model_are_read(tmp_path: Path) -> None:
         read_answers(tmp_path)
 
 
-def test_ask_as_a_person_types_it(run: Path, network: Path) -> None:
-    done = fedkim("ask", run, "--task", "covid19", "--image", image(network))
+def test_ask_as_a_person_types_it(run: Path, network: Path, typed: Typed) -> None:
+    done = typed("ask", run, "--task", "covid19", "--image", image(network))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == load_tasks()["covid19"].question
@@ -159,9 +180,9 @@ def test_ask_as_a_person_types_it(run: Path, network: Path) -> None:
     assert done.stderr == ""
 
 
-def test_export_as_a_person_types_it(run: Path, tmp_path: Path) -> None:
+def test_export_as_a_person_types_it(run: Path, tmp_path: Path, typed: Typed) -> None:
     out = tmp_path / "models"
-    done = fedkim("export", run, "--all", "--rank", "3", "--out", out)
+    done = typed("export", run, "--all", "--rank", "3", "--out", out)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.splitlines()) == 3
@@ -200,7 +221,7 @@ def test_serve_as_a_person_types_it(run: Path, network: Path) -> None:
     assert lines == ["GET /health 200", "POST /ask 200"]
 
 
-def test_mistakes(run: Path, network: Path, tmp_path: Path) -> None:
+def test_mistakes(run: Path, tmp_path: Path, typed: Typed) -> None:
     here = run
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
@@ -212,5 +233,5 @@ def test_mistakes(run: Path, network: Path, tmp_path: Path) -> None:
         (["serve", "nowhere", "--port", "0"], "nowhere"),
     ]
     for arguments, message in cases:
-        assert_mistake(fedkim(*arguments), message)
+        assert_mistake(typed(*arguments), message)
     assert [p.name for p in tmp_path.iterdir()] == ["broken"]

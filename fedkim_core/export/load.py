@@ -31,6 +31,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
+DAMAGE = (OSError, SafetensorError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading a damaged file may raise."""
 
 
 class ExportError(ValueError):
@@ -87,14 +89,7 @@ class ExportedModel:
             self.encoders, self.connectors = self._knowledge(folder)
         except ExportError:
             raise
-        except (
-            OSError,
-            SafetensorError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except DAMAGE as error:
             reason = " ".join(str(error).split())
             raise ExportError(f"{folder}: cannot be loaded ({reason})") from error
 
