@@ -1,14 +1,45 @@
-"""What a site says of itself, against what it said before."""
+"""What a site sends, against the contract and against what it said of itself before."""
 
 from collections.abc import Mapping
 
+from flwr.app import Message
+
+from fedkim_core import exchange
 from fedkim_core.aggregation.weighted_mean import LARGEST
-from fedkim_core.exchange import ExchangeError, KnowledgeUpdate, SiteProfile
+from fedkim_core.exchange import Contract, ExchangeError, KnowledgeUpdate, SiteProfile
 from fedkim_core.tasks import TaskCard
+from server_app.mail import Absence
 
 
 class Suspicious(ExchangeError):
     """A well-formed update that must not count."""
+
+
+def read_update(
+    reply: Message, contract: Contract, profile: SiteProfile, cards: Mapping[str, TaskCard]
+) -> KnowledgeUpdate | Absence:
+    """The update in a reply, or why it must not count; see :func:`check_claims`."""
+    try:
+        update = exchange.decode_update(reply, contract)
+        check_claims(update, profile, cards)
+    except Suspicious as error:
+        return Absence("quarantined", f"update: {error}")
+    except (ExchangeError, KeyError) as error:
+        return Absence("invalid", f"update: {error}")
+    return update
+
+
+def read_auroc(reply: Message, contract: Contract) -> dict[str, float] | Absence:
+    """``auroc.<task>`` that a site measured, or why they must not count."""
+    try:
+        _, metrics = exchange.decode_metrics(reply, contract)
+    except (ExchangeError, KeyError) as error:
+        return Absence("invalid", f"validation: {error}")
+    found = {name: value for name, value in metrics.items() if name.startswith("auroc.")}
+    for name, value in found.items():
+        if not 0 <= value <= 1:
+            return Absence("invalid", f"validation: {name}={value:g} is not between 0 and 1")
+    return found
 
 
 def check_claims(
@@ -48,13 +79,6 @@ def check_claims(
         for name, array in parameters.items():
             if float(array.abs().max()) * update.examples[module] >= LARGEST:
                 raise Suspicious(f"{module}/{name}: a parameter is too large to be averaged")
-
-
-def check_auroc(metrics: Mapping[str, float]) -> None:
-    """Raises ExchangeError when a validation metric called AUROC cannot be one."""
-    for name, value in metrics.items():
-        if name.startswith("auroc.") and not 0 <= value <= 1:
-            raise ExchangeError(f"{name}={value:g} is not between 0 and 1")
 
 
 def _most(profile: SiteProfile, cards: Mapping[str, TaskCard]) -> dict[str, int]:

@@ -45,6 +45,15 @@ class Recorder:
         self.event("step", round=round, step=step, of=of, loss=loss)
         self._board.add_scalar("injection/loss", loss, (round - 1) * of + step)
 
+    def sent(self, round: int, site: str, direction: str, size: int) -> None:
+        """Add bytes to the site's line of this round; ``bytes_down`` or ``bytes_up``."""
+        lines = self.communication
+        line = next((x for x in lines if x["round"] == round and x["site"] == site), None)
+        if line is None:
+            line = {"round": round, "site": site, "bytes_down": 0, "bytes_up": 0}
+            lines.append(line)
+        line[direction] += size
+
     def leave_out(self, round: int, site: str, reason: str, kind: str) -> None:
         """A site that does not count in this round, and why; kinds are those of mail.py."""
         entry = {"round": round, "site": site, "kind": kind, "reason": reason}

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 
 import torch
 from flwr.app import Message, MessageType
@@ -34,6 +35,8 @@ class Roster:
         """Nodes that were connected at the last look."""
         self._queries: dict[str, Message] = {}
         """Questions for a profile that are still open, by message id."""
+        self._refused: dict[int, int] = {}
+        """Nodes that are not taken in, and the round in which that was said last."""
 
     def discover(self, grid: Grid) -> None:
         """Ask every connected node for its profile: names and counts.
@@ -73,9 +76,9 @@ class Roster:
         question that is still open after ``seconds`` is looked at again in the next round.
         """
         self.present = set(grid.get_node_ids())
-        known = set(self.nodes.values()) | {
-            message.metadata.dst_node_id for message in self._queries.values()
-        }
+        known = {message.metadata.dst_node_id for message in self._queries.values()}
+        known |= set(self.nodes.values())
+        known |= {node for node, said in self._refused.items() if said == round}
         content = exchange.encode_instructions(Instructions(round, self.code))
         new = [
             Message(content, node, MessageType.QUERY, group_id=str(round))
@@ -83,16 +86,15 @@ class Roster:
         ]
         waiting, unsent = mail.push(grid, new)
         for asked in unsent:
-            who = f"node {asked.metadata.dst_node_id}"
-            self._leave_out(round, who, Absence("gone", "the message could not be sent"))
+            node = asked.metadata.dst_node_id
+            self._refuse(round, node, Absence("gone", "the message could not be sent"))
         self._queries |= waiting
         for asked, reply in mail.collect(grid, self._queries, seconds):
             self._meet(round, asked.metadata.dst_node_id, reply)
         for identity, asked in list(self._queries.items()):
             node = asked.metadata.dst_node_id
             if round == 0:
-                late = Absence("late", f"no reply within {seconds:g} s")
-                self._leave_out(round, f"node {node}", late)
+                self._refuse(round, node, Absence("late", f"no reply within {seconds:g} s"))
             elif node not in self.present:
                 del self._queries[identity]
 
@@ -103,12 +105,12 @@ class Roster:
             RoundFailed: two nodes answer for the same site from the start.
         """
         if isinstance(reply, Absence):
-            self._leave_out(round, f"node {node}", reply)
+            self._refuse(round, node, reply)
             return
         try:
             profile = exchange.decode_profile(reply, self.contract)
         except (ExchangeError, KeyError) as error:
-            self._leave_out(round, f"node {node}", Absence("invalid", str(error)))
+            self._refuse(round, node, Absence("invalid", str(error)))
             return
         site, earlier = profile.site, self.profiles.get(profile.site)
         if earlier is not None:
@@ -116,19 +118,40 @@ class Roster:
                 raise RoundFailed(f"two nodes answer for the site {site!r}")
             if self.nodes[site] in self.present:
                 refusal = f"node {node} answers for this site as well; its first node is still here"
-                self._leave_out(round, site, Absence("invalid", refusal))
+                self._refuse(round, node, Absence("invalid", refusal), site)
                 return
             if profile != earlier:
                 refusal = f"came back as node {node} with other counts or modalities than before"
-                self._leave_out(round, site, Absence("invalid", refusal))
+                self._refuse(round, node, Absence("invalid", refusal), site)
                 return
         elif round:
             self.recorder.event("joined", round=round, site=site)
         self.profiles = dict(sorted({**self.profiles, site: profile}.items()))
         self.nodes[site] = node
 
-    def _leave_out(self, round: int, who: str, absence: Absence) -> None:
+    def _refuse(self, round: int, node: int, absence: Absence, site: str = "") -> None:
+        self._refused[node] = round
+        who = site or f"node {node}"
         self.recorder.leave_out(round, who, f"profile: {absence.reason}", absence.kind)
+
+    def wait(self, grid: Grid, round: int, done: Collection[str], needed: int) -> None:
+        """Wait for nodes to come back, for ``strategy.deadline`` at most.
+
+        Args:
+            grid: where to look for nodes.
+            round: the round that is asked again.
+            done: its sites that need not come back.
+            needed: how many sites of the round are enough, those done among them.
+        """
+        deadline = time.monotonic() + self.config.strategy.deadline
+        while True:
+            self.refresh(grid, round)
+            sites = self.sample(round)
+            if sum(s in done or self.nodes[s] in self.present for s in sites) >= needed:
+                return
+            if time.monotonic() > deadline:
+                return
+            time.sleep(min(1.0, max(deadline - time.monotonic(), 0.0)))
 
     def site(self, node: int) -> str:
         """The site that a node answers for."""

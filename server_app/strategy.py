@@ -10,7 +10,7 @@ asked again and then fails the run.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
@@ -18,11 +18,11 @@ from torch import Tensor
 from fedkim_core import exchange
 from fedkim_core.aggregation import combiner
 from fedkim_core.config import Config
-from fedkim_core.exchange import Arrays, Contract, ExchangeError, Instructions, SiteProfile
+from fedkim_core.exchange import Arrays, Contract, Instructions, SiteProfile
 from fedkim_core.outliers import outliers
 from fedkim_core.server_optimisers import stepper
 from server_app import mail
-from server_app.claims import Suspicious, check_auroc, check_claims
+from server_app.claims import read_auroc, read_update
 from server_app.mail import Absence
 from server_app.recorder import Recorder
 from server_app.roster import Roster, RoundFailed
@@ -113,14 +113,11 @@ class KnowledgeStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         for reply in replies:
             site = self.roster.site(reply.metadata.src_node_id)
-            try:
-                _, metrics = exchange.decode_metrics(reply, self.contract)
-                check_auroc(metrics)
-            except (ExchangeError, KeyError) as error:
-                self.absent[site] = Absence("invalid", f"validation: {error}")
-                continue
-            known = self.losses.setdefault(site, {})
-            known |= {k: v for k, v in metrics.items() if k.startswith("auroc.")}
+            measured = read_auroc(reply, self.contract)
+            if isinstance(measured, Absence):
+                self.absent[site] = measured
+            else:
+                self.losses.setdefault(site, {}).update(measured)
         return MetricRecord()
 
     def summary(self) -> None:
@@ -180,10 +177,9 @@ class KnowledgeStrategy(Strategy):
     def _gather(self, round: int, grid: Grid) -> None:
         """Fill the spool with valid updates, at least as many as the quorum."""
         strategy = self.config.strategy
+        self.roster.refresh(grid, round)
         for attempt in range(strategy.retries + 1):
             self.absent = {}
-            # Before the first attempt nobody waits for nodes that are new.
-            self.roster.refresh(grid, round, strategy.deadline if attempt else 0.0)
             asked = self.configure_train(round, ArrayRecord(), ConfigRecord(), grid)
             self.aggregate_train(round, self._replies(grid, asked, "update"))
             valid, sampled = len(self.spool.held), len(self.roster.sample(round))
@@ -193,6 +189,7 @@ class KnowledgeStrategy(Strategy):
             if attempt < strategy.retries:
                 reasons = {site: absence.reason for site, absence in self.absent.items()}
                 self.recorder.event("again", round=round, valid=valid, needed=needed, why=reasons)
+                self.roster.wait(grid, round, self.spool.held, needed)
         self._leave_out_absent(round)
         if valid < needed:
             raise RoundFailed(
@@ -221,11 +218,12 @@ class KnowledgeStrategy(Strategy):
         content = exchange.encode_model(self.arrays, Instructions(round, self.code))
         # A site need not begin with what nobody waits for any more.
         alive = self.config.strategy.deadline + CLOCKS
+        size = exchange.array_bytes(content)
         messages = []
         for site in sites:
             node = self.roster.nodes[site]
             messages.append(Message(content, node, kind, ttl=alive, group_id=str(round)))
-            self._count(round, site, "bytes_down", content)
+            self.recorder.sent(round, site, "bytes_down", size)
         return messages
 
     def _replies(self, grid: Grid, messages: Iterable[Message], what: str) -> Iterator[Message]:
@@ -240,17 +238,12 @@ class KnowledgeStrategy(Strategy):
     def _take(self, round: int, reply: Message) -> None:
         """Put an update on the spool, or note why it must not count."""
         site = self.roster.site(reply.metadata.src_node_id)
-        try:
-            update = exchange.decode_update(reply, self.contract)
-            check_claims(update, self.profiles[site], self.config.cards())
-        except Suspicious as error:
-            self.absent[site] = Absence("quarantined", f"update: {error}")
-            return
-        except (ExchangeError, KeyError) as error:
-            self.absent[site] = Absence("invalid", f"update: {error}")
+        update = read_update(reply, self.contract, self.profiles[site], self.config.cards())
+        if isinstance(update, Absence):
+            self.absent[site] = update
             return
         self.spool.add(update, self.arrays)
-        self._count(round, site, "bytes_up", reply.content)
+        self.recorder.sent(round, site, "bytes_up", exchange.array_bytes(reply.content))
         self.losses[site] = dict(update.metrics)
         losses = [v for k, v in update.metrics.items() if k.startswith("loss.")]
         self.recorder.event(
@@ -267,12 +260,3 @@ class KnowledgeStrategy(Strategy):
         for site, absence in sorted(self.absent.items()):
             self.recorder.leave_out(round, site, absence.reason, absence.kind)
         self.absent = {}
-
-    def _count(self, round: int, site: str, direction: str, content: RecordDict) -> None:
-        """Add a message's array bytes to the site's line of this round."""
-        lines = self.recorder.communication
-        line = next((x for x in lines if x["round"] == round and x["site"] == site), None)
-        if line is None:
-            line = {"round": round, "site": site, "bytes_down": 0, "bytes_up": 0}
-            lines.append(line)
-        line[direction] += exchange.array_bytes(content)

@@ -64,6 +64,26 @@ def counts(record: str, values: dict[str, int | float]) -> Callable[[Message], M
     return training(change)
 
 
+def node(grid: InProcessGrid, identity: int, partition: int) -> Context:
+    """A node that answers for the site of ``partition``."""
+    return Context(
+        run_id=1,
+        node_id=identity,
+        node_config={"partition-id": partition, "num-partitions": 3},
+        state=RecordDict(),
+        run_config=next(iter(grid.contexts.values())).run_config,
+    )
+
+
+class Leaving(InProcessGrid):
+    """Messages to nodes that have left cannot be pushed."""
+
+    def push_messages(self, messages: Any) -> list[str]:
+        return list(
+            super().push_messages([m for m in messages if m.metadata.dst_node_id in self.contexts])
+        )
+
+
 # --- quorum and retries ------------------------------------------------------------------------
 
 
@@ -84,6 +104,32 @@ def test_a_round_below_quorum_is_asked_again(network: Path, tmp_path: Path) -> N
     (tmp_path / "clean").mkdir()
     clean = rounds(words, tmp_path / "clean")
     assert same(strategy.arrays, clean.arrays)
+
+
+def test_a_site_that_is_gone_is_waited_for_before_it_is_asked_again(
+    network: Path, tmp_path: Path
+) -> None:
+    class Returning(Leaving):
+        looks = 0
+
+        def get_node_ids(self) -> list[int]:
+            self.looks += 1
+            if self.looks == 4:  # start, round 1, and once while it was waited for
+                self.contexts[777] = node(self, 777, 1)
+            return list(self.contexts)
+
+    words = overrides(network, ONE_TASK, "strategy.quorum=1.0", "strategy.deadline=60")
+    strategy = make_strategy(words, tmp_path)
+    grid = make_grid(words)
+    grid.__class__ = Returning
+    strategy.discover(grid)
+    del grid.contexts[101]
+    strategy.start(grid, ArrayRecord(), num_rounds=1)
+    strategy.recorder.close()
+    assert strategy.recorder.left_out == []
+    assert strategy.roster.nodes[SITES[1]] == 777
+    (again,) = events(tmp_path, "again")
+    assert again["why"] == {SITES[1]: "update: the message could not be sent"}
 
 
 def test_a_round_that_stays_below_quorum_fails_the_run(network: Path, tmp_path: Path) -> None:
@@ -110,17 +156,6 @@ def test_a_quorum_that_cannot_be_met_is_refused_before_the_first_round(
 # --- nodes that come and go --------------------------------------------------------------------
 
 
-def node(words_of: InProcessGrid, identity: int, partition: int) -> Context:
-    """A node that answers for the site of ``partition``."""
-    return Context(
-        run_id=1,
-        node_id=identity,
-        node_config={"partition-id": partition, "num-partitions": 3},
-        state=RecordDict(),
-        run_config=next(iter(words_of.contexts.values())).run_config,
-    )
-
-
 def two_rounds(
     network: Path,
     folder: Path,
@@ -144,15 +179,6 @@ def two_rounds(
     strategy.start(grid, ArrayRecord(), num_rounds=2)
     strategy.recorder.close()
     return strategy, grid
-
-
-class Leaving(InProcessGrid):
-    """Messages to nodes that have left cannot be pushed."""
-
-    def push_messages(self, messages: Any) -> list[str]:
-        return list(
-            super().push_messages([m for m in messages if m.metadata.dst_node_id in self.contexts])
-        )
 
 
 def asked_in_round_2(grid: InProcessGrid) -> set[int]:
