@@ -217,7 +217,8 @@ def test_serve_as_a_person_types_it(run: Path, network: Path) -> None:
     finally:
         server.kill()
     assert server.returncode == 0
-    lines = [line.split(" INFO ")[1].rsplit(" ", 2)[0] for line in log.splitlines() if " INFO " in line]
+    told = [line.split(" INFO ")[1] for line in log.splitlines() if " INFO " in line]
+    lines = [line.rsplit(" ", 2)[0] for line in told]
     assert lines == ["GET /health 200", "POST /ask 200"]
 
 
