@@ -100,7 +100,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "r.dat").write_bytes(b"\0" * 100)
     cases = {
         "image: not a PNG file": {"image": "image.png"},
-        "image: the file cannot be decoded": {"image": "image.dcm"},
+        "image: not a readable image": {"image": "image.dcm"},
         "image: must end in .png or .dcm": {"image": "image.jpg"},
         "image: no such file": {"image": "gone.png"},
         "image: the image holds a single grey value": {"image": "blank.png"},
