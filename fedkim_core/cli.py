@@ -84,6 +84,11 @@ def run(
 
         fedkim run injector=lora output=/results/one-lora
 
+        fedkim run resume=/results/one-lora
+
+    `resume=RUN` goes on with a run that was interrupted, after its last checkpoint, and ends as if
+    it had not been; `rounds` may be raised, other settings are the run's own.
+
     Every group and file lies in conf/, every key is explained in fedkim_core/config.py. A wrong
     name or value is refused before anything starts.
 
@@ -339,17 +344,21 @@ def evaluate(
             "--controls", help="Ask also with spoilt features and gate: four times as long."
         ),
     ] = False,
+    checkpoint: Annotated[
+        str, typer.Option(help="last, best (evaluation.best on the validation set) or a round.")
+    ] = "last",
 ) -> None:
-    """Ask the model of a finished run again, from its last checkpoint.
+    """Ask the model of a run again, from one of its checkpoints.
 
-    Writes `evaluation-<split>.json` into the run folder, and of the test set new answers, summary
-    and report. docs/evaluation.md says what the controls prove. Needs the extra `server`.
+    Writes `evaluation-<split>.json` into the run folder (`evaluation-<split>-best.json` and the
+    like for another checkpoint), and of the test set and the last round new answers, summary and
+    report. docs/evaluation.md says what the controls prove. Needs the extra `server`.
     """
     # The one place where fedkim_core reaches for the server's code, by name and at run time: a
     # hospital's installation has this command without having what it needs.
     require("transformers", "peft")
     server = importlib.import_module("server_app.run")
-    typer.echo(str(server.evaluate_run(folder, split, controls=controls)))
+    typer.echo(str(server.evaluate_run(folder, split, checkpoint, controls=controls)))
 
 
 @app.command()

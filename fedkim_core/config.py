@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from fedkim_core.errors import UserError
+from fedkim_core.files import write_whole
 from fedkim_core.paths import CONF
 from fedkim_core.tasks import TaskCard, load_tasks
 
@@ -32,6 +33,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Names = Annotated[tuple[str, ...], Strict(False)]
 """A list, as YAML has no tuple."""
+Score = Literal["auroc", "auprc", "f1", "accuracy", "precision", "recall", "mcc"]
 
 
 class _Section(BaseModel):
@@ -241,6 +243,9 @@ class EvaluationConfig(_Section):
     controls: bool = False
     """Ask the injected model again with one thing spoilt (server_app/controls.py): about three
     times the test phase more. ``fedkim evaluate RUN --controls`` does it afterwards."""
+    best: Score = "auroc"
+    """The validation score of the injected model, mean over the trained tasks, by which the best
+    round is told."""
 
 
 class Config(_Section):
@@ -251,6 +256,8 @@ class Config(_Section):
     tasks: Literal["all"] | Names
     output: str | None
     """The run folder; default ``outputs/<time>``."""
+    resume: str | None = None
+    """A run folder to go on with, instead of a new run (fedkim_core/resume.py)."""
     data: DataConfig
     extractor: ExtractorConfig
     foundation: FoundationConfig
@@ -289,10 +296,15 @@ def split_overrides(text: str) -> list[str]:
 def compose(overrides: Sequence[str] = ()) -> Config:
     """Compose ``conf/config.yaml`` with Hydra overrides and check the result.
 
+    With ``resume=RUN`` the values are those of that run instead.
+
     Raises:
         UserError: names every wrong key with its value and what is allowed.
     """
-    _check_groups(overrides)
+    if folder := _check_groups(overrides):
+        from fedkim_core.resume import continued  # which needs this file
+
+        return continued(Path(folder), overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -302,6 +314,15 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         raise UserError(_hydra_message(error)) from error
     if isinstance(values, dict):
         values.pop("experiment", None)
+    return check(values)
+
+
+def check(values: Any) -> Config:
+    """The configuration that these values are.
+
+    Raises:
+        UserError: names every wrong key with its value and what is allowed.
+    """
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -323,15 +344,21 @@ def _check_files(config: Config) -> None:
         find_encoder(kind, encoder.name)
 
 
-def _check_groups(overrides: Sequence[str]) -> None:
-    """Name the choices when ``group=choice`` picks a file that is not there."""
+def _check_groups(overrides: Sequence[str]) -> str | None:
+    """Name the choices when ``group=choice`` picks a file that is not there.
+
+    Returns the value of ``resume``.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(f"cannot read override: {str(error).splitlines()[0]}") from error
     groups = {path.name: path for path in CONF.iterdir() if path.is_dir()}
+    resume = None
     for override in parsed:
         group, value = override.key_or_group, override.value()
+        if group == "resume":
+            resume = None if value is None else str(value)
         if not group:
             raise UserError(f"cannot read override: {override.input_line!r} names no setting")
         if group == "task":
@@ -340,6 +367,7 @@ def _check_groups(overrides: Sequence[str]) -> None:
             choices = sorted(path.stem for path in groups[group].glob("*.yaml"))
             if value not in choices:
                 raise UserError(f"{group}={value}: unknown; one of {', '.join(choices)}")
+    return resume
 
 
 def _hydra_message(error: Exception) -> str:
@@ -392,8 +420,12 @@ def _schema_message(error: ValidationError) -> str:
 
 
 def save(config: Config, folder: Path) -> None:
-    """Write the resolved configuration to ``folder/config.yaml``."""
-    (folder / "config.yaml").write_text(config.to_yaml())
+    """Write the resolved configuration to ``folder/config.yaml``, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_whole(folder / "config.yaml", config.model_copy(update={"resume": None}).to_yaml())
 
 
 def load(folder: Path) -> Config:

@@ -1,11 +1,13 @@
 """The state of a run, read from the events that the server application writes.
 
 ``progress.jsonl`` in the run folder holds one event a line: ``start``, ``phase``, ``site``,
-``step``, ``task``, ``round``, ``left_out``, ``again``, ``kept``, ``joined``, ``end``.
+``step``, ``task``, ``round``, ``left_out``, ``again``, ``kept``, ``joined``, ``note``, ``resume``,
+``end``.
 :mod:`fedkim_core.view` shows what is kept here.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,16 +19,26 @@ Event = dict[str, Any]
 
 
 class Tail:
-    """Reads the events that were added since the last look; an unfinished line waits."""
+    """Reads the events that were added since the last look; an unfinished line waits.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; one that is replaced by another is read from its beginning.
+        new: whether to leave out what is in it now.
+    """
+
+    def __init__(self, path: Path, *, new: bool = False) -> None:
         self._path = path
-        self._offset = 0
+        self._offset, self._file = 0, 0
+        if new and path.exists():
+            there = path.stat()
+            self._offset, self._file = there.st_size, there.st_ino
 
     def read(self) -> list[Event]:
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
+            if (number := os.fstat(file.fileno()).st_ino) != self._file:
+                self._offset, self._file = 0, number
             file.seek(self._offset)
             content = file.read()
         complete = content[: content.rfind(b"\n") + 1]

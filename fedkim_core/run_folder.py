@@ -1,16 +1,26 @@
 """The run folder: where a run writes, and whether it may."""
 
+import fcntl
+import json
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from fedkim_core.errors import UserError
 
+log = logging.getLogger("fedkim")
+CARRIED = ("config.yaml", "checkpoints", "progress.jsonl")
+"""What a run that goes on in another folder takes along."""
 RUN_LOG = "run.log"
+LOCK = ".lock"
 MINIMUM_FREE = 1_000_000_000
-"""Bytes that must be free: three checkpoints of the default model, its adapter and the report."""
+"""Bytes that must be free: the checkpoints of the default model that are kept at a time, and the
+report."""
 
 
 def resolve(output: str | None, *, now: datetime | None = None) -> Path:
@@ -32,8 +42,85 @@ def check(folder: Path, *, minimum_free: int = MINIMUM_FREE) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder}: is a file; give a new folder with output=...")
-    if folder.is_dir() and any(path.name != RUN_LOG for path in folder.iterdir()):
+    if folder.is_dir() and any(path.name not in (RUN_LOG, LOCK) for path in folder.iterdir()):
         raise UserError(f"output={folder}: is not empty; give a new folder with output=...")
+    _check_writable(folder, minimum_free)
+
+
+def check_resumable(folder: Path, source: Path, rounds: int) -> None:
+    """Refuse to go on in ``folder`` with the run in ``source``.
+
+    Raises:
+        UserError: the run is complete or still going on, or ``folder`` is another one and not free.
+    """
+    summary = source / "summary.json"
+    if summary.is_file() and (source / "report.html").is_file():
+        done = int(json.loads(summary.read_text())["rounds"])
+        if done >= rounds:
+            raise UserError(
+                f"resume={source}: this run is complete, with {done} rounds; go on with more "
+                f"(rounds={done + 1} or higher), or ask its model: fedkim evaluate {source}"
+            )
+    if folder == source:
+        with occupied(folder):
+            _check_writable(folder, MINIMUM_FREE)
+    else:
+        check(folder)
+
+
+def reopen(folder: Path, source: Path, rounds: int) -> None:
+    """Make ``folder`` ready to go on with the run in ``source``: copied there, if it is another.
+
+    Raises:
+        UserError: as :func:`check_resumable`, or it cannot be written.
+    """
+    check_resumable(folder, source, rounds)
+    try:
+        if folder == source:
+            # It shows the run as it ended before; `fedkim report` makes it again.
+            (folder / "report.html").unlink(missing_ok=True)
+        else:
+            claim(folder)
+            for name in CARRIED:
+                if (source / name).is_dir():
+                    shutil.copytree(source / name, folder / name)
+                elif (source / name).exists():
+                    shutil.copy(source / name, folder / name)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"output={folder}: cannot be written ({reason}); make room") from error
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing a run into ``folder``, until it is left or killed.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    try:
+        lock = (folder / LOCK).open("a+")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{folder}: cannot be written ({reason})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"{folder}: process {lock.read().strip() or '(unknown)'} still writes this run; "
+                "wait for its end, or stop it"
+            ) from error
+        except OSError as error:  # a file system without locks: then it is the user's to know
+            log.warning("%s: cannot be locked (%s)", folder, error.strerror)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _check_writable(folder: Path, minimum_free: int) -> None:
     parent = next(p for p in (folder, *folder.parents) if p.exists())
     if not parent.is_dir():
         raise UserError(f"output={folder}: {parent} is a file; give a new folder with output=...")

@@ -80,27 +80,36 @@ def run(overrides: Sequence[str], *, console: Console) -> int:
         console: Receives the progress and the results; faults go to standard error.
     """
     began = time.time()
+    folder = None
     try:
         config = compose(overrides)
-        folder = run_folder.resolve(config.output)
-        run_folder.check(folder)
+        source = Path(config.resume) if config.resume else None
+        target = run_folder.resolve(config.output)
+        if source:
+            run_folder.check_resumable(target, source, config.rounds)
+        else:
+            run_folder.check(target)
         root = _prepare(config, console)
         sites = sum(path.is_dir() for path in (root / "sites").iterdir())
-        run_folder.claim(folder)
+        if target != source:
+            run_folder.claim(target)
+        folder = target
         travelling = [*overrides, *_absolute(config, folder, root)]
         launch(APP, travelling, folder=folder, sites=sites, console=console, began=began)
         _show_results(folder, console)
     except UserError as error:
-        return _say(str(error), USER_ERROR)
+        return _say(str(error), USER_ERROR, folder)
     except RunFailure as error:
-        return _say(str(error), FAILED)
+        return _say(str(error), FAILED, folder)
     except KeyboardInterrupt:
-        return _say("stopped", STOPPED)
+        return _say("stopped", STOPPED, folder)
     return OK
 
 
-def _say(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _say(message: str, code: int, folder: Path | None) -> int:
+    begun = folder is not None and any((folder / "checkpoints").glob("round-*"))
+    more = f"; go on with: fedkim run resume={shlex.quote(str(folder))}" if begun else ""
+    print(f"error: {message}{more}", file=sys.stderr)
     return code
 
 
@@ -113,6 +122,8 @@ def _prepare(config: Config, console: Console) -> Path:
 
 def _absolute(config: Config, folder: Path, root: Path) -> list[str]:
     """Overrides that make every local path independent of the directory of the processes."""
+    if config.resume:  # whose other paths are so already
+        return [quoted("output", folder), quoted("resume", config.resume)]
     overrides = [quoted("output", folder), quoted("data.root", root)]
     model = config.foundation.model
     if model and (path := Path(model).expanduser()).is_dir():
@@ -169,6 +180,7 @@ def launch(
     scratch = Path(tempfile.mkdtemp(prefix="fedkim-", dir=_temporary_folder()))
     link = SuperLink(scratch / "flower", log)
     progress = Progress(began or time.time())
+    tail = Tail(folder / PROGRESS, new=True)
     try:
         staged = stage(app, scratch / "fedkim")
         config = scratch / "run.toml"
@@ -177,7 +189,7 @@ def launch(
         workers = min(sites, os.cpu_count() or 1)
         run_id = link.submit(staged, config, supernodes=sites, workers=workers)
         link.copy_log(run_id)
-        status = _follow(link, run_id, progress, Tail(folder / PROGRESS), console)
+        status = _follow(link, run_id, progress, tail, console)
         link.finish_log()
     finally:
         with _uninterrupted():
@@ -213,6 +225,8 @@ def _follow(
                 return status
             if not link.alive():
                 raise RunFailure(f"Flower's SuperLink ended by itself; see {link.log}")
+            if not link.log.exists():
+                raise UserError(f"{link.log.parent}: removed while the run was going on")
             if progress.end is not None:
                 ended = ended or time.monotonic()
                 if time.monotonic() - ended > END_SECONDS:

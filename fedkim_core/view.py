@@ -57,6 +57,8 @@ class PlainView:
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, event: Event) -> None:
+        if event["time"] < self._progress.began:
+            return  # of the run before it was interrupted
         if line := _line(event, self._progress):
             at = duration(self._progress.elapsed(event["time"]))
             self._console.print(f"{at:>7}  {line}", markup=False, highlight=False, soft_wrap=True)
@@ -95,6 +97,10 @@ def _line(event: Event, progress: Progress) -> str | None:
             )
         case "joined":
             return f"{_round_name(progress)}site {event['site']} joined"
+        case "resume":
+            return f"goes on after round {event['round']}"
+        case "note":
+            return f"note: {event['message']}"
     return None
 
 
@@ -124,7 +130,10 @@ class LiveView:
         self._live.__exit__(kind, error, trace)
 
     def show(self, event: Event) -> None:
-        """Nothing to do: the picture is drawn from the state."""
+        """Notes stay above the picture, which is drawn from the state."""
+        if event["event"] in ("note", "resume") and event["time"] >= self._progress.began:
+            line = str(_line(event, self._progress))
+            self._live.console.print(line, markup=False, highlight=False)
 
     def draw(self) -> RenderableType:
         progress, now = self._progress, time.time()

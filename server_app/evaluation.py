@@ -1,6 +1,7 @@
 """What the models answer on patients that nobody trained on, and how good that is."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -101,6 +102,23 @@ def unanswered(examples: Sequence[Example]) -> Answers:
         example_ids=[e.example_id for e in examples],
         sites=[e.origin for e in examples],
     )
+
+
+def given(answers: Mapping[str, Answers]) -> dict[str, dict[str, list[Any]]]:
+    """What was answered, as JSON, without the patients who were asked about."""
+    return {task: {"logits": a.logits, "texts": a.texts} for task, a in answers.items()}
+
+
+def recall(
+    examples: Sequence[Example], given: Mapping[str, Mapping[str, list[Any]]]
+) -> dict[str, Answers]:
+    """The answers to ``examples`` again, from what :func:`given` gave for the same ones."""
+    result = {}
+    for task, said in given.items():
+        answers = unanswered([example for example in examples if example.task == task])
+        answers.logits, answers.texts = list(said["logits"]), list(said["texts"])
+        result[task] = answers
+    return result
 
 
 def score(

@@ -21,7 +21,7 @@ def load_model(folder: Path, dtype: str | None = None) -> tuple[Config, Injected
     if dtype is not None:
         foundation = config.foundation.model_copy(update={"dtype": dtype})
         config = config.model_copy(update={"foundation": foundation})
-    newest = checkpoint.latest(folder)
+    newest = checkpoint.find(folder, checkpoint.LAST)
     model = build_model(config)
     checkpoint.load(newest, model)
     return config, model.eval()

@@ -1,7 +1,7 @@
 """Injection: one pass over public data lets the foundation model read the federated encoders."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -89,6 +89,38 @@ class Injector:
                 progress(step, config.steps, losses[-1])
         model.eval()
         return sum(losses) / max(len(losses), 1)
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by parameter, and the steps so far; all that training keeps."""
+        moments = self.optimiser.state_dict()["state"]
+        tensors = {f"{i}/{name}": v for i, own in moments.items() for name, v in own.items()}
+        return {**tensors, "steps": torch.tensor(self.schedule.last_epoch)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state` gave; the schedule is the one of this run's rounds.
+
+        Raises:
+            KeyError, ValueError: the state is not of these parameters.
+        """
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key != "steps":
+                number, _, name = key.partition("/")
+                moments.setdefault(int(number), {})[name] = value
+        for number, own in moments.items():
+            if own["exp_avg"].shape != self.parameters[number].shape:
+                raise ValueError(f"optimiser: parameter {number} has another shape")
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        self.schedule.last_epoch = int(state["steps"])
+        rates = zip(
+            self.optimiser.param_groups,
+            self.schedule.base_lrs,
+            self.schedule.lr_lambdas,
+            strict=True,
+        )
+        for group, rate, factor in rates:
+            group["lr"] = rate * factor(self.schedule.last_epoch)
 
     @torch.no_grad()
     def _heads(self, batch: Batch) -> Tensor:

@@ -1,6 +1,9 @@
 """What a run writes while it goes: events, metrics, curves, and the figures of its summary."""
 
+import errno
 import json
+import os
+import shutil
 import threading
 import time
 from collections import Counter
@@ -13,8 +16,11 @@ import psutil
 from torch.utils.tensorboard import SummaryWriter
 
 from fedkim_core.errors import UserError
+from fedkim_core.files import write_whole
 from fedkim_core.progress import PROGRESS
 
+METRICS = "metrics.jsonl"
+BOARD = "tensorboard"
 STARTERS = {"fedkim", "flower-superlink"}
 """Commands that start a server application."""
 
@@ -27,9 +33,63 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.communication: list[dict[str, Any]] = []
         self.left_out: list[dict[str, Any]] = []
+        self.resumed: list[int] = []
+        """Rounds after which the run was interrupted and gone on with."""
+        self._lines: list[Mapping[str, Any]] = []
+        self._earlier = 0.0
+        """Seconds of the run before this process."""
+        self._within = 0.0
+        """Seconds of the phases inside the present one."""
         self._began = time.monotonic()
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._board = SummaryWriter(str(folder / BOARD))
         self.memory = PeakMemory()
+
+    def history(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the run so far, as JSON."""
+        return {
+            "metrics": self._lines,
+            "events": len(_complete_lines(self.folder / PROGRESS)),
+            "communication": self.communication,
+            "left_out": self.left_out,
+            "resumed": self.resumed,
+            "seconds": self.seconds,
+            "total": self.total_seconds,
+            "peak_memory_bytes": self.memory.peak,
+        }
+
+    def go_on(self, round: int, history: Mapping[str, Any]) -> None:
+        """Take up what :meth:`history` gave after ``round``, here and in the folder's files.
+
+        Of ``metrics.jsonl`` and ``progress.jsonl`` what came later is dropped, and TensorBoard's
+        curves are drawn anew from what is left. An empty history begins from the start.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        self.communication = list(history.get("communication", []))
+        # Who gave no profile is found out again.
+        self.left_out = [x for x in history.get("left_out", []) if x["round"]]
+        self.resumed = [*history.get("resumed", []), round]
+        self.seconds = dict(history.get("seconds", {}))
+        self._earlier = float(history.get("total", 0.0))
+        self.memory.peak = int(history.get("peak_memory_bytes", 0))
+        self._lines = list(history.get("metrics", []))
+        events = _complete_lines(self.folder / PROGRESS)
+        kept = events[: history.get("events", 0)]
+        # Written after the round's checkpoint, and part of the round.
+        kept += [e for e in events[len(kept) :] if (e["event"], e.get("round")) == ("round", round)]
+        for file, lines in ((METRICS, self._lines), (PROGRESS, kept)):
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            write_whole(self.folder / file, text)
+        self._board.close()
+        shutil.rmtree(self.folder / BOARD, ignore_errors=True)
+        self._board = SummaryWriter(str(self.folder / BOARD))
+        for line in self._lines:
+            self._draw(line)
+        for event in kept:
+            if event["event"] == "step":
+                self._draw_step(event["round"], event["step"], event["of"], event["loss"])
+        self.event("resume", round=round)
 
     def event(self, event: str, **values: Any) -> None:
         """One event for whoever watches; kinds are listed in fedkim_core/progress.py."""
@@ -37,12 +97,19 @@ class Recorder:
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """One line of ``metrics.jsonl``, and its numbers as TensorBoard curves."""
-        self._append("metrics.jsonl", line)
+        self._append(METRICS, line)
+        self._lines.append(line)
+        self._draw(line)
+
+    def _draw(self, line: Mapping[str, Any]) -> None:
         for name, value in _scalars({k: v for k, v in line.items() if k not in ("round", "task")}):
             self._board.add_scalar(f"{line['task']}/{name}", value, line["round"])
 
     def step(self, round: int, step: int, of: int, loss: float) -> None:
         self.event("step", round=round, step=step, of=of, loss=loss)
+        self._draw_step(round, step, of, loss)
+
+    def _draw_step(self, round: int, step: int, of: int, loss: float) -> None:
         self._board.add_scalar("injection/loss", loss, (round - 1) * of + step)
 
     def sent(self, round: int, site: str, direction: str, size: int) -> None:
@@ -68,27 +135,40 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: str, round: int = 0) -> Iterator[None]:
-        """Time a phase under ``name``; phases of several rounds add up."""
+        """Time a phase under ``name``; phases of several rounds add up.
+
+        The time of a phase within another counts for the inner one only.
+        """
         self.event("phase", name=name, round=round)
-        began = time.monotonic()
+        began, outer, self._within = time.monotonic(), self._within, 0.0
         try:
             yield
         finally:
             spent = time.monotonic() - began
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._within
+            self._within = outer + spent
 
     @property
     def total_seconds(self) -> float:
-        return time.monotonic() - self._began
+        """Of all processes that worked on this run."""
+        return self._earlier + time.monotonic() - self._began
+
+    def note(self, message: str) -> None:
+        """A line for whoever watches."""
+        self.event("note", message=message)
 
     def close(self) -> None:
         self.memory.stop()
         self._board.close()
 
     def _append(self, file: str, line: Mapping[str, Any]) -> None:
+        content = (json.dumps(line) + "\n").encode()
         try:
-            with (self.folder / file).open("a") as out:
-                out.write(json.dumps(line) + "\n")
+            with (self.folder / file).open("ab", buffering=0) as out:
+                size = out.tell()
+                if out.write(content) != len(content):  # a full disk took a part of it
+                    out.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(
                 f"{self.folder / file}: cannot be written ({error.strerror}); "
@@ -131,6 +211,17 @@ class PeakMemory:
         self._done.set()
         self._thread.join()
         self.sample()
+
+
+def _complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The events in a file; what a kill cut off is left out."""
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            break
+    return events
 
 
 def _command(process: psutil.Process) -> list[str]:

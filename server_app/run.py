@@ -1,5 +1,12 @@
-"""A run from configuration to report: load, ask the FM alone, rounds, test, write."""
+"""A run from configuration to report: load, ask the FM alone, rounds, test, write.
 
+A round is a function of the state before it and of seeds by name, so a run that goes on from a
+checkpoint gives, to the bit, what it would have given without the interruption.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +16,7 @@ from flwr.serverapp import Grid
 from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
-from fedkim_core.answers import Columns
+from fedkim_core.answers import Answers, Columns
 from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import SERVER_SETS, Network, locate, prepare
@@ -25,10 +32,12 @@ from fedkim_core.report import write_report
 from fedkim_core.seeds import seeded
 from server_app import checkpoint, summary
 from server_app.controls import ask_controls
-from server_app.evaluation import ask, ask_heads, points, score
+from server_app.evaluation import ask, ask_heads, given, points, recall, score
 from server_app.injection import Injector
 from server_app.recorder import Recorder
 from server_app.strategy import KnowledgeStrategy
+
+log = logging.getLogger("fedkim")
 
 
 def build_model(config: Config) -> InjectedModel:
@@ -59,9 +68,15 @@ def load_set(config: Config, name: str) -> tuple[list[Example], bool]:
 
 
 class Run:
-    """One run; :meth:`execute` is all of it."""
+    """One run; :meth:`execute` is all of it.
 
-    def __init__(self, config: Config, folder: Path, recorder: Recorder) -> None:
+    Args:
+        begun: the checkpoint to go on from; None begins at the beginning.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, recorder: Recorder, begun: Path | None = None
+    ) -> None:
         self.config, self.folder, self.recorder = config, folder, recorder
         with recorder.phase("prepare"):
             prepare(config)
@@ -77,15 +92,27 @@ class Run:
                 seed=config.seed,
                 rounds=config.rounds,
             )
-        self.federated: Arrays = {}
-        """The extractor of the last round as aggregated, before injection."""
+            self.federated: Arrays = self.model.extractor.arrays()
+            """The extractor of the last round as aggregated, before injection."""
+            self.strategy = KnowledgeStrategy(
+                config,
+                Contract.of(self.model.extractor),
+                guard.code_digest(),
+                recorder,
+                self._inject,
+            )
+            self.before: dict[str, Answers] = {}
+            self.best: dict[str, Any] | None = None
+            """Round, metric and value of the best validation so far."""
+            self.done = 0
+            """Rounds that are finished."""
+            if begun is not None:
+                self._go_on(begun)
         self._validated: dict[str, Scores] = {}
 
     def execute(self, grid: Grid) -> Path:
         """Run on ``grid``; returns the path of ``summary.json``."""
-        config, recorder = self.config, self.recorder
-        contract = Contract.of(self.model.extractor)
-        strategy = KnowledgeStrategy(config, contract, guard.code_digest(), recorder, self._inject)
+        config, recorder, strategy = self.config, self.recorder, self.strategy
         strategy.arrays = self.model.extractor.arrays()
         strategy.discover(grid)
         recorder.event(
@@ -94,21 +121,26 @@ class Run:
             sites=len(strategy.profiles),
             run_folder=str(self.folder),
         )
-        with recorder.phase("before"):
-            before = ask(self.model, self.sets["test"], config.evaluation, plain=True)
+        if not self.before:
+            with recorder.phase("before"):
+                self.before = ask(self.model, self.sets["test"], config.evaluation, plain=True)
+            self._save()
 
-        def validate(round: int, _: ArrayRecord) -> None:
-            self._validate(round, strategy)
+        def finish(round: int, _: ArrayRecord) -> None:
+            self._validate(round)
+            self.done = round
+            self._save()
 
+        strategy.first_round = self.done + 1
         strategy.start(
             grid,
             ArrayRecord(),
             num_rounds=config.rounds,
             timeout=config.strategy.deadline,
-            evaluate_fn=validate,
+            evaluate_fn=finish,
         )
         with recorder.phase("test", config.rounds):
-            tasks = self.test(before)
+            tasks = self.test()
         recorder.memory.sample()
         result = summary.build(
             config,
@@ -118,8 +150,54 @@ class Run:
             tasks,
             recorder,
             synthetic=self.synthetic,
+            best=self.best,
         )
         return summary.write(self.folder, result)
+
+    def _save(self) -> None:
+        with self.recorder.phase("checkpoint", self.done):
+            checkpoint.save(
+                self.folder,
+                self.done,
+                self.model,
+                self.federated,
+                self.injector,
+                strategy=self.strategy.state(),
+                state={
+                    "rounds": self.config.rounds,
+                    "best": self.best,
+                    "before": given(self.before),
+                    "sets": {name: _identity(examples) for name, examples in self.sets.items()},
+                    "code": self.strategy.code,
+                    "history": self.recorder.history(),
+                },
+            )
+
+    def _go_on(self, begun: Path) -> None:
+        """Take up everything that :meth:`_save` wrote.
+
+        Raises:
+            UserError: the server's sets are no longer those of the run.
+        """
+        state = checkpoint.read_state(begun)
+        for name, examples in self.sets.items():
+            if state["sets"][name] != _identity(examples):
+                raise UserError(
+                    f"data: the {name} set is not the one that this run began with; "
+                    "give it back its data, or start a new run"
+                )
+        self.federated = checkpoint.load(begun, self.model)
+        self.strategy.load_state(checkpoint.load_training(begun, self.injector))
+        self.before = recall(self.sets["test"], state["before"])
+        self.best, self.done = state["best"], state["round"]
+        if state["code"] != self.strategy.code:
+            self.recorder.note("this is other code than the run began with; results may differ")
+        if state["rounds"] != self.config.rounds:
+            self.recorder.note(
+                f"rounds raised from {state['rounds']} to {self.config.rounds}: the injector's "
+                "learning rate goes on along the longer schedule, so the result is not that of a "
+                f"run of {self.config.rounds} rounds from its beginning"
+            )
 
     def _inject(self, round: int, aggregated: Arrays) -> Arrays:
         """What the strategy calls between two rounds: measure the extractor, then inject it."""
@@ -135,11 +213,9 @@ class Run:
             self.injector.inject(
                 round, lambda step, of, loss: self.recorder.step(round, step, of, loss)
             )
-        with self.recorder.phase("checkpoint", round):
-            checkpoint.save(self.folder, round, model, aggregated, self.injector)
         return model.extractor.arrays()
 
-    def _validate(self, round: int, strategy: KnowledgeStrategy) -> None:
+    def _validate(self, round: int) -> None:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
         injected = self._score(ask(self.model, trained, self.config.evaluation), bootstrap=0)
@@ -152,7 +228,7 @@ class Run:
                     "loss": metrics[f"loss.{task}"],
                     "auroc": metrics.get(f"auroc.{task}"),
                 }
-                for site, metrics in sorted(strategy.losses.items())
+                for site, metrics in sorted(self.strategy.losses.items())
                 if f"loss.{task}" in metrics
             }
             heads = self._validated.get(task)
@@ -167,6 +243,11 @@ class Run:
             }
             self.recorder.metrics(line)
             self._tell(round, task, injected[task])
+        metric = self.config.evaluation.best
+        values = [s.metrics[metric]["value"] for s in injected.values() if metric in s.metrics]
+        value = sum(values) / max(len(values), 1)
+        if values and (self.best is None or value > self.best["value"]):
+            self.best = {"round": round, "metric": metric, "value": value}
 
     def _tell(self, round: int, task: str, scores: Scores) -> None:
         metric = self.model.cards[task].metrics[0]
@@ -174,7 +255,7 @@ class Run:
             value = scores.metrics[metric]["value"]
             self.recorder.event("task", round=round, task=task, metric=metric, value=value)
 
-    def test(self, before: Any) -> dict[str, Any]:
+    def test(self) -> dict[str, Any]:
         """The ``tasks`` part of the summary: FM alone, extractor's own heads, injected FM."""
         config, model, test = self.config, self.model, self.sets["test"]
         after = ask(model, test, config.evaluation)
@@ -182,7 +263,7 @@ class Run:
         model.extractor.load_arrays(self.federated)
         heads = ask_heads(model.extractor, test, config.evaluation.batch_size)
         model.extractor.load_arrays(injected_arrays)
-        answers = {"before": before, "extractor": heads, "injected": after}
+        answers = {"before": self.before, "extractor": heads, "injected": after}
         if config.evaluation.controls:
             answers |= ask_controls(model, test, config.evaluation, config.seed)
         answers_file.write(self.folder, answers)
@@ -194,25 +275,61 @@ class Run:
         return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
 
 
+def _identity(examples: Sequence[Example]) -> str:
+    """A digest by which a set is known again."""
+    digest = hashlib.sha256()
+    for e in examples:
+        digest.update(repr((e.example_id, e.patient_id, e.task, e.question, e.answer)).encode())
+    return digest.hexdigest()
+
+
 def execute(overrides: list[str], grid: Grid) -> Path:
     """Compose, run and report; every failure is an ``end`` event before it is raised."""
     config = configuration.compose(overrides)
     folder = run_folder.resolve(config.output)
-    run_folder.claim(folder)
+    if config.resume is None:
+        run_folder.claim(folder)
+    else:
+        run_folder.reopen(folder, Path(config.resume), config.rounds)
+    with run_folder.occupied(folder):
+        return _execute(config, folder, grid)
+
+
+def _execute(config: Config, folder: Path, grid: Grid) -> Path:
     configuration.save(config, folder)
     recorder = Recorder(folder)
     try:
-        path = Run(config, folder, recorder).execute(grid)
+        begun = _look_back(folder, recorder) if config.resume else None
+        path = Run(config, folder, recorder, begun).execute(grid)
         write_report(folder)
     except Exception as error:
-        user = isinstance(error, UserError)
-        message = str(error) if user else f"{type(error).__name__}: {error}"
-        recorder.event("end", ok=False, user=user, message=" ".join(message.split()))
+        _tell_end(recorder, error)
         raise
     finally:
         recorder.close()
     recorder.event("end", ok=True)
     return path
+
+
+def _look_back(folder: Path, recorder: Recorder) -> Path | None:
+    """The checkpoint to go on from; the recorder takes up its history."""
+    begun, notes = checkpoint.newest(folder)
+    state: Mapping[str, Any] = checkpoint.read_state(begun) if begun else {}
+    recorder.go_on(state.get("round", 0), state.get("history", {}))
+    for note in notes:
+        recorder.note(note)
+    if begun is None:
+        recorder.note(f"{folder}: no checkpoint yet; the run begins at its beginning")
+    return begun
+
+
+def _tell_end(recorder: Recorder, error: Exception) -> None:
+    user = isinstance(error, UserError)
+    message = str(error) if user else f"{type(error).__name__}: {error}"
+    try:
+        recorder.event("end", ok=False, user=user, message=" ".join(message.split()))
+    except UserError as why:  # a full disk or a folder that is gone; the first error is raised
+        log.error("%s", why)
 
 
 def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, Any]:
@@ -226,32 +343,49 @@ def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, A
     )
 
 
-def evaluate_run(folder: Path, split: str = "test", *, controls: bool = False) -> Path:
-    """Ask the checkpoint of a finished run again; writes ``evaluation-<split>.json``.
+def evaluate_run(
+    folder: Path, split: str = "test", which: str = checkpoint.LAST, *, controls: bool = False
+) -> Path:
+    """Ask a checkpoint of a run again; writes ``evaluation-<split>.json``.
 
-    With the test set, ``answers.parquet``, ``summary.json`` and ``report.html`` become the new
-    ones, where there is a summary.
+    Args:
+        split: ``validation`` or ``test``.
+        which: ``last``, ``best`` or the number of a round; other than ``last`` it becomes a part
+            of the file's name.
+        controls: whether to ask with one thing spoilt as well.
+
+    With the test set and the last round, ``answers.parquet``, ``summary.json`` and ``report.html``
+    become the new ones, where there is a summary.
 
     Raises:
-        UserError: no run folder, no checkpoint, or no such set.
+        UserError: no run folder, no such checkpoint, or no such set.
     """
     if split not in ("validation", "test"):
         raise UserError(f"split={split}: must be validation or test")
     config = configuration.load(folder)
+    chosen = checkpoint.find(folder, which)
     prepare(config)
     examples, synthetic = load_set(config, split)
     model = build_model(config)
     before = ask(model, examples, config.evaluation, plain=True)
-    federated = checkpoint.load(checkpoint.latest(folder), model)
+    federated = checkpoint.load(chosen, model)
     answers = {"before": before, "injected": ask(model, examples, config.evaluation)}
     if controls:
         answers |= ask_controls(model, examples, config.evaluation, config.seed)
     model.extractor.load_arrays(federated)
     answers["extractor"] = ask_heads(model.extractor, examples, config.evaluation.batch_size)
     tasks = entries(config, answers, synthetic=synthetic)
-    result = {"schema_version": 1, "split": split, "synthetic": synthetic, "tasks": tasks}
-    path = summary.write(folder, result, f"evaluation-{split}.json")
-    if split == "test":
+    round = checkpoint.read_state(chosen)["round"]
+    result = {
+        "schema_version": 1,
+        "split": split,
+        "checkpoint": {"which": which, "round": round},
+        "synthetic": synthetic,
+        "tasks": tasks,
+    }
+    named = "" if which == checkpoint.LAST else f"-{which}"
+    path = summary.write(folder, result, f"evaluation-{split}{named}.json")
+    if split == "test" and round == config.rounds:
         answers_file.write(folder, answers)
         if (folder / "summary.json").is_file():
             summary.replace_tasks(folder, tasks)

@@ -61,6 +61,8 @@ class KnowledgeStrategy(Strategy):
         """What the server optimiser keeps: ``<module>/<name>`` -> tensor."""
         self.losses: dict[str, dict[str, float]] = {}
         """Metrics that sites sent in this round, by site."""
+        self.first_round = 1
+        """Higher in a run that goes on."""
 
     @property
     def profiles(self) -> dict[str, SiteProfile]:
@@ -151,7 +153,7 @@ class KnowledgeStrategy(Strategy):
         """
         self.summary()
         nothing = ConfigRecord()
-        for round in range(1, num_rounds + 1):
+        for round in range(self.first_round, num_rounds + 1):
             began = time.monotonic()
             self.arrays = self.inject(round, self.train(round, grid))
             with self.recorder.phase("validate", round):

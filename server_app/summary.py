@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import SiteProfile
+from fedkim_core.files import write_whole
 from fedkim_core.models.extractor import count_parameters
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.models.m3oe import mutual_information
@@ -51,6 +51,7 @@ def build(
     recorder: Recorder,
     *,
     synthetic: bool,
+    best: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -58,6 +59,8 @@ def build(
         "synthetic": synthetic,
         "seed": config.seed,
         "rounds": config.rounds,
+        "checkpoint": {"tested": config.rounds, "best": best},
+        "resumed": recorder.resumed,
         "strategy": config.strategy.name,
         "injector": config.injector.name,
         "foundation": {
@@ -93,14 +96,7 @@ def write(folder: Path, summary: Mapping[str, Any], name: str = "summary.json") 
         UserError: it cannot be written.
     """
     path = folder / name
-    part = path.with_suffix(".part")
-    text = json.dumps(summary, indent=1, allow_nan=False) + "\n"
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); make room") from error
+    write_whole(path, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -48,7 +48,7 @@ def saved(parts: tuple[InjectedModel, Injector], tmp_path: Path) -> Path:
 def test_round_trip_to_the_bit(words: list[str], tmp_path: Path) -> None:
     model, injector = injected(*words)
     folder = checkpoint.save(tmp_path, 2, model, FEDERATED, injector)
-    assert folder == checkpoint.latest(tmp_path) == tmp_path / "checkpoints" / "round-002"
+    assert folder == checkpoint.find(tmp_path, "last") == tmp_path / "checkpoints" / "round-002"
     other = make_model(tiny("seed=4", *words))
     federated = checkpoint.load(folder, other)
     assert same(federated, FEDERATED)
@@ -57,18 +57,47 @@ def test_round_trip_to_the_bit(words: list[str], tmp_path: Path) -> None:
     assert all(torch.equal(want[k], got[k]) for k in want)
 
 
-def test_optimiser_and_generator_come_back_without_pickle(
-    saved: Path, parts: tuple[InjectedModel, Injector]
+def test_training_goes_on_to_the_bit(
+    saved: Path, parts: tuple[InjectedModel, Injector], tmp_path: Path
 ) -> None:
-    assert not [p for p in saved.rglob("*") if p.suffix in (".pkl", ".bin")]
-    loaded = torch.load(saved / "optimiser.pt", weights_only=True)
-    _, fresh = injected()
-    fresh.optimiser.load_state_dict(loaded["optimiser"])
-    want = parts[1].optimiser.state_dict()["state"]
-    got = fresh.optimiser.state_dict()["state"]
-    assert want.keys() == got.keys()
-    assert all(torch.equal(want[i]["exp_avg"], got[i]["exp_avg"]) for i in want)
-    torch.set_rng_state(loaded["rng"])
+    """Moments, steps, schedule and generator: the next round is the same one."""
+    assert not [p for p in saved.rglob("*") if p.suffix in (".pkl", ".bin", ".pt")]
+    drawn = torch.rand(3)
+    model, injector = injected()
+    expected = injector.inject(2, lambda *_: None)
+    fresh = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=3)
+    checkpoint.load(saved, fresh.model)
+    assert checkpoint.load_training(saved, fresh) == {}
+    assert torch.equal(torch.rand(3), drawn)
+    assert fresh.inject(2, lambda *_: None) == expected
+    want, got = state(model), state(fresh.model)
+    assert all(torch.equal(want[k], got[k]) for k in want)
+    assert [g["lr"] for g in fresh.optimiser.param_groups] == [
+        g["lr"] for g in injector.optimiser.param_groups
+    ]
+
+
+def test_more_rounds_put_the_rate_on_the_longer_schedule(saved: Path) -> None:
+    fresh = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=9)
+    checkpoint.load_training(saved, fresh)
+    longer = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=9)
+    longer.inject(1, lambda *_: None)
+    assert fresh.schedule.last_epoch == longer.schedule.last_epoch == CONFIG.injector.steps
+    assert [g["lr"] for g in fresh.optimiser.param_groups] == [
+        g["lr"] for g in longer.optimiser.param_groups
+    ]
+
+
+def test_the_strategy_and_the_state_come_back(
+    parts: tuple[InjectedModel, Injector], tmp_path: Path
+) -> None:
+    own = {"momentum/encoder.image/a": torch.randn(3), "count": torch.tensor(2)}
+    kept = {"best": {"round": 1, "value": 0.1 + 0.2}, "before": {"covid19": {"logits": [1 / 3]}}}
+    folder = checkpoint.save(tmp_path, 1, parts[0], FEDERATED, parts[1], strategy=own, state=kept)
+    back = checkpoint.load_training(folder, parts[1])
+    assert back.keys() == own.keys()
+    assert all(torch.equal(back[k], own[k]) for k in own)
+    assert checkpoint.read_state(folder) == {**kept, "round": 1}
 
 
 def test_adapter_loads_with_stock_peft(saved: Path, parts: tuple[InjectedModel, Injector]) -> None:
@@ -79,10 +108,73 @@ def test_adapter_loads_with_stock_peft(saved: Path, parts: tuple[InjectedModel, 
     assert all(torch.equal(stock[k], own[k]) for k in own)
 
 
-def test_older_ones_are_removed(parts: tuple[InjectedModel, Injector], tmp_path: Path) -> None:
-    for round in (1, 2, 3):
-        checkpoint.save(tmp_path, round, parts[0], FEDERATED, parts[1])
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["round-003"]
+def test_the_last_two_and_their_best_are_kept(
+    parts: tuple[InjectedModel, Injector], tmp_path: Path
+) -> None:
+    def there(best: list[int | None]) -> list[int]:
+        run = tmp_path / str(best)
+        for round, number in enumerate(best):
+            kept = {"best": number if number is None else {"round": number, "value": 0.5}}
+            checkpoint.save(run, round, parts[0], FEDERATED, parts[1], state=kept)
+        return [int(p.name[-3:]) for p in sorted((run / "checkpoints").iterdir())]
+
+    assert there([None]) == [0]
+    assert there([None, 1, 1, 1]) == [1, 2, 3]
+    assert there([None, 1, 1, 3]) == [1, 2, 3]  # without 3, 1 is the best
+    assert there([None, 1, 1, 3, 3]) == [3, 4]
+
+
+def test_names_of_checkpoints(parts: tuple[InjectedModel, Injector], tmp_path: Path) -> None:
+    for round in (1, 2):
+        kept = {"best": {"round": 1, "value": 0.5}}
+        checkpoint.save(tmp_path, round, parts[0], FEDERATED, parts[1], state=kept)
+    found = [checkpoint.find(tmp_path, name).name for name in ("best", "last", "1", "2")]
+    assert found == ["round-001", "round-002", "round-001", "round-002"]
+    with pytest.raises(UserError, match=r"no such checkpoint; there are those of rounds 1, 2"):
+        checkpoint.find(tmp_path, "7")
+    with pytest.raises(UserError, match="checkpoint=newest: must be best, last or the number"):
+        checkpoint.find(tmp_path, "newest")
+
+
+DAMAGES = {
+    "missing": lambda path: path.unlink(),
+    "torn": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["training.safetensors", "state.json", "manifest.json"])
+def test_a_torn_checkpoint_is_passed_over(
+    file: str,
+    damage: str,
+    parts: tuple[InjectedModel, Injector],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    older, newer = (
+        checkpoint.save(tmp_path, round, parts[0], FEDERATED, parts[1]) for round in (1, 2)
+    )
+    assert checkpoint.newest(tmp_path) == (newer, [])
+    DAMAGES[damage](newer / file)
+    found, notes = checkpoint.newest(tmp_path)
+    assert found == older
+    (note,) = notes
+    assert str(newer) in note
+    assert "the checkpoint before it is used" in note
+    assert checkpoint.find(tmp_path, "last") == older
+    assert note in caplog.text
+    with pytest.raises(UserError, match="round-002") as caught:
+        checkpoint.find(tmp_path, "2")
+    assert_one_line(caught, newer)
+    DAMAGES[damage](older / file)
+    with pytest.raises(UserError, match="no checkpoint is whole") as caught:
+        checkpoint.newest(tmp_path)
+    assert_one_line(caught, tmp_path)
+    # The round that is run again takes the place of the torn one.
+    checkpoint.save(tmp_path, 2, parts[0], FEDERATED, parts[1])
+    assert checkpoint.newest(tmp_path) == (newer, [])
 
 
 def assert_one_line(error: pytest.ExceptionInfo[UserError], folder: Path) -> None:
@@ -133,7 +225,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(saved: Path, words: li
 
 def test_no_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint"):
-        checkpoint.latest(tmp_path)
+        checkpoint.find(tmp_path, "last")
 
 
 def test_an_interrupted_save_leaves_the_older_one_alone(
