@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test chaos lint bench clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,10 @@ demo: $(STAMP) ## Five synthetic hospitals, one foundation model: train, inject,
 
 test: lint ## Lint, then every test (ARGS="-k name")
 	@# The models of the tests are tiny: a second thread only waits for the first.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not chaos" $(ARGS)
+
+chaos: $(STAMP) ## Hurt whole federations on purpose: docs/faults.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

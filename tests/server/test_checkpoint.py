@@ -139,7 +139,9 @@ def test_names_of_checkpoints(parts: tuple[InjectedModel, Injector], tmp_path: P
 DAMAGES = {
     "missing": lambda path: path.unlink(),
     "torn": lambda path: path.write_bytes(path.read_bytes()[:-9]),
-    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\0"),
+    "one bit": lambda path: path.write_bytes(
+        path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])
+    ),
     "empty": lambda path: path.write_bytes(b""),
 }
 

@@ -64,7 +64,7 @@ def test_killed_at_every_boundary_in_turn(
     assert kept(folder) == kept(whole)
     assert (folder / "report.html").is_file()
     after = [e["round"] for e in events(folder) if e["event"] == "resume"]
-    assert after == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert after == [0, 0, 1, 2]  # those from which no later checkpoint came are forgotten
     board = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [x.step for x in board.Scalars("injection/loss")] == [1, 2]
     assert len(board.Scalars("lung_opacity/injected/auroc")) == 2
@@ -151,7 +151,9 @@ def test_other_data_are_refused(halved: Path, network: Path, tmp_path: Path) -> 
     other = tmp_path / "network"
     shutil.copytree(network, other)
     rows = pl.read_parquet(other / "validation" / "examples.parquet")
-    rows.head(len(rows) - 2).write_parquet(other / "validation" / "examples.parquet")
+    rows.filter(pl.col("task") != "ecg_abnormal").write_parquet(
+        other / "validation" / "examples.parquet"
+    )
     config = (halved / "config.yaml").read_text().replace(str(network), str(other))
     (halved / "config.yaml").write_text(config)
     with pytest.raises(UserError, match="the validation set is not the one that this run began"):
