@@ -18,7 +18,7 @@ CARRIED = ("config.yaml", "checkpoints", "progress.jsonl")
 """What a run that goes on in another folder takes along."""
 RUN_LOG = "run.log"
 LOCK = ".lock"
-MINIMUM_FREE = 1_000_000_000
+MINIMUM_FREE = 1_200_000_000
 """Bytes that must be free: the checkpoints of the default model that are kept at a time, and the
 report."""
 
@@ -53,19 +53,24 @@ def check_resumable(folder: Path, source: Path, rounds: int) -> None:
     Raises:
         UserError: the run is complete or still going on, or ``folder`` is another one and not free.
     """
-    summary = source / "summary.json"
-    if summary.is_file() and (source / "report.html").is_file():
-        done = int(json.loads(summary.read_text())["rounds"])
-        if done >= rounds:
-            raise UserError(
-                f"resume={source}: this run is complete, with {done} rounds; go on with more "
-                f"(rounds={done + 1} or higher), or ask its model: fedkim evaluate {source}"
-            )
+    done = _rounds_of(source / "summary.json") if (source / "report.html").is_file() else 0
+    if done >= rounds:
+        raise UserError(
+            f"resume={source}: this run is complete, with {done} rounds; go on with more "
+            f"(rounds={done + 1} or higher), or ask its model: fedkim evaluate {source}"
+        )
     if folder == source:
         with occupied(folder):
             _check_writable(folder, MINIMUM_FREE)
     else:
         check(folder)
+
+
+def _rounds_of(summary: Path) -> int:
+    try:
+        return int(json.loads(summary.read_text())["rounds"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or none that can be read
+        return 0
 
 
 def reopen(folder: Path, source: Path, rounds: int) -> None:
@@ -114,9 +119,12 @@ def occupied(folder: Path) -> Iterator[None]:
             ) from error
         except OSError as error:  # a file system without locks: then it is the user's to know
             log.warning("%s: cannot be locked (%s)", folder, error.strerror)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        try:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        except OSError as error:  # the number is only a courtesy
+            log.warning("%s: the disk is full (%s)", folder, error.strerror)
         yield
 
 

@@ -30,7 +30,7 @@ def test_the_disk_fills_up(network: Path, tmp_path: Path, small_disk: Path) -> N
         tmp_path / "modest",
         (
             "fedkim_core/run_folder.py",
-            lambda text: text.replace("MINIMUM_FREE = 1_000_000_000", "MINIMUM_FREE = 1"),
+            lambda text: text.replace("MINIMUM_FREE = 1_200_000_000", "MINIMUM_FREE = 1"),
         ),
     )
     whole = tmp_path / "whole"
