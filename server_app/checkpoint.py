@@ -137,7 +137,7 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: there are some, and none is whole.
     """
-    notes = []
+    notes: list[str] = []
     for folder in reversed(_all(run)):
         if (reason := fault(folder)) is None:
             return folder, notes

@@ -107,9 +107,9 @@ class Injector:
             if key != "steps":
                 number, _, name = key.partition("/")
                 moments.setdefault(int(number), {})[name] = value
-        for number, own in moments.items():
-            if own["exp_avg"].shape != self.parameters[number].shape:
-                raise ValueError(f"optimiser: parameter {number} has another shape")
+        for place, own in moments.items():
+            if own["exp_avg"].shape != self.parameters[place].shape:
+                raise ValueError(f"optimiser: parameter {place} has another shape")
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.last_epoch = int(state["steps"])
