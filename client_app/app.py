@@ -38,15 +38,12 @@ class Workplace:
     """A site that is ready to answer; kept for the life of the process."""
 
     config: Config
-    site: Site
+    name: str
+    """Of the site; ``central`` when it holds the patients of several."""
     extractor: KnowledgeExtractor
     contract: Contract
     examples: dict[str, list[Example]]
     """By split."""
-
-    @property
-    def name(self) -> str:
-        return self.site.card.name
 
 
 @cache
@@ -60,19 +57,29 @@ def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workp
     """
     config = compose(split_overrides(overrides))
     if folder is None:
-        folders = Network(locate(config.data, config.seed)).sites
-        if partition >= len(folders):
-            raise UserError(f"node {partition} has no site folder: there are {len(folders)}")
-        folder = folders[partition]
-    site = Site.open(folder)
+        members = Network(locate(config.data, config.seed)).members(config.federation)
+        if partition >= len(members):
+            raise UserError(f"node {partition} has no site folder: there are {len(members)}")
+        folders = members[partition]
+    elif config.federation.kind != "federated":
+        raise UserError(f"federation={config.federation.kind}: is for simulations, not for a site")
+    else:
+        folders = (folder,)
+    sites = [Site.open(path) for path in folders]
     trained = {name: card for name, card in config.cards().items() if card.role == "train"}
+    size = config.data.image_size
     examples = {
-        split: load_examples(site, split=split, cards=trained, image_size=config.data.image_size)
+        split: [
+            example
+            for site in sites
+            for example in load_examples(site, split=split, cards=trained, image_size=size)
+        ]
         for split in ("train", "validation")
     }
     with seeded(config.seed, "extractor"):
         extractor = KnowledgeExtractor(config, config.cards())
-    return Workplace(config, site, extractor, Contract.of(extractor), examples)
+    name = sites[0].card.name if len(sites) == 1 else config.federation.kind
+    return Workplace(config, name, extractor, Contract.of(extractor), examples)
 
 
 Answer = Callable[[Workplace, Message], RecordDict]
@@ -122,7 +129,7 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
     config, extractor = workplace.config, workplace.extractor
     received, instructions = exchange.decode_model(message.content, workplace.contract)
     if not workplace.examples["train"]:
-        raise UserError(f"{workplace.site.folder}: no training example of this run's tasks")
+        raise UserError(f"{workplace.name}: no training example of this run's tasks")
     extractor.load_arrays(received)
     result = training.train(
         extractor,

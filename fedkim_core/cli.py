@@ -335,6 +335,102 @@ def partition(
 
 
 @app.command()
+def experiment(
+    name: Annotated[
+        str | None, typer.Argument(help="Of conf/matrix, or the path of such a file; see --list.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment; default experiments/NAME.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Instead of the file's, e.g. 0,1,2.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="This cell only; give it again for more.")
+    ] = None,
+    more: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of every cell, KEY=VALUE.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run.")] = False,
+    any_code: Annotated[
+        bool, typer.Option("--any-code", help="Take finished runs of other versions of the code.")
+    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show the experiments that are known.")] = (
+        False
+    ),
+) -> None:
+    """Make the runs of an experiment, and tables and figures of them.
+
+    Runs that are done are not made again, unless settings or code have changed; after Ctrl-C the
+    same command goes on. A run that fails stops nothing and is tried again by the next call.
+
+    Example:
+
+        fedkim experiment tiny
+
+        fedkim experiment ablation --seeds 0,1,2 --set rounds=3
+
+    Exit code: 0 every run is done, 1 some failed, 2 a mistake, 130 stopped by Ctrl-C.
+    """
+    from fedkim_core.experiment import command
+
+    if show:
+        command.show(_console())
+        return
+    if name is None:
+        raise UserError("experiment: which one? fedkim experiment --list names them")
+    require("transformers", "peft", "ray")
+    code = command.run(
+        name,
+        out=out,
+        seeds=seeds,
+        only=only or [],
+        more=more or [],
+        dry_run=dry_run,
+        any_code=any_code,
+        keep=keep,
+        console=_console(),
+    )
+    raise typer.Exit(code)
+
+
+@app.command(no_args_is_help=True)
+def tune(
+    overrides: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUES", help="Settings, of which some vary."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the search; one begun is gone on with.")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many; default 20, or the whole grid.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is tried; runs have their own.")] = 0,
+    prune: Annotated[bool, typer.Option(help="Stop trials that are below the median.")] = True,
+) -> None:
+    """Search for settings that do well on the validation set.
+
+    Choices (`a,b`), `range(...)` and `interval(...)` are searched, in Hydra's grammar; choices
+    alone are a grid. What is maximised is the mean validation AUROC of the trained tasks; the
+    test set decides nothing. After Ctrl-C the same command goes on. Leaves `best.yaml`, a file for
+    conf/experiment.
+
+    Example:
+
+        fedkim tune strategy=fedavg,fedprox rounds=3 --out search
+
+        fedkim tune 'strategy.proximal_mu=tag(log,interval(1e-4,1))' strategy=fedprox --out mu
+
+    Exit code: 0 done, 1 every trial failed, 2 a mistake, 130 stopped by Ctrl-C.
+    """
+    require("optuna", extra="tune")
+    require("transformers", "peft", "ray")
+    from fedkim_core.tune import command
+
+    raise typer.Exit(
+        command.run(overrides, out=out, trials=trials, seed=seed, prune=prune, console=_console())
+    )
+
+
+@app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
@@ -479,7 +575,7 @@ def serve(
 
         curl http://127.0.0.1:8417/tasks
     """
-    require("fastapi", "uvicorn", "transformers", "peft")
+    require("fastapi", "uvicorn", "transformers", "peft", extra="server,serve,simulation")
     from fedkim_core.serve.app import LOOPBACK, create_app, listen
     from fedkim_core.serve.app import serve as answer
 
@@ -501,7 +597,7 @@ def report(
     typer.echo(str(write_report(folder)))
 
 
-def require(*modules: str) -> None:
+def require(*modules: str, extra: str = "server,simulation") -> None:
     """Refuse a command whose optional packages are not installed.
 
     Raises:
@@ -509,7 +605,7 @@ def require(*modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise UserError(f"{module} is not installed; install 'fedkim[server,serve,simulation]'")
+            raise UserError(f"{module} is not installed; install 'fedkim[{extra}]'")
 
 
 def _advisor(folder: Path) -> "Advisor":

@@ -148,7 +148,39 @@ class FoundationConfig(_Section):
         return self
 
 
+class FederationConfig(_Section):
+    """Whose patients train the extractor: the federation, or what it is compared with."""
+
+    kind: Literal["federated", "public", "local", "central"]
+    """federated: every site its own; public: nobody but the server, its public set (FedKIM_pub);
+    local: one site alone; central: one client that holds the patients of all sites."""
+    site: str | Count | None = None
+    """Kind local: which site, by its name or by its place (0, 1, ...) in the order of names."""
+    public_epochs: Count = 0
+    """Epochs over the public set by which the server tunes what it has aggregated, every round."""
+    record: bool = False
+    """Keep every round's aggregate in the run folder, for runs that replay it."""
+    replay: str | None = None
+    """A run folder whose recorded rounds are used again: no site is asked."""
+
+    @model_validator(mode="after")
+    def _local_names_a_site(self) -> "FederationConfig":
+        if (self.kind == "local") != (self.site is not None):
+            raise ValueError(
+                "kind local, and no other, needs federation.site, a site's name or its number"
+            )
+        return self
+
+
 class GateConfig(_Section):
+    kind: Literal["learned", "uniform"] = "learned"
+    """uniform: every expert weighs 1/P, whatever the task; nothing is learned."""
+    top_k: Count = 0
+    """Only so many experts answer, with their weights scaled to sum to 1; 0: all of them."""
+    task_description: bool = True
+    """False: the gate reads the same neutral sentence for every task (without T)."""
+    modality_description: bool = True
+    """False: the same neutral sentence whatever the modalities (without M)."""
     width: Positive
     """d_k of the attention over descriptions."""
     normalise: bool
@@ -162,6 +194,8 @@ class InjectorConfig(_Section):
     """The knowledge injector on the server."""
 
     name: str
+    enabled: bool = True
+    """False: the foundation model is neither trained nor asked; only the extractor is measured."""
     experts: Annotated[int, Field(ge=0, le=256)]
     """P. 0: no adapter (FedPlug); 1: one plain LoRA (FedPlug_L)."""
     rank: Positive
@@ -186,6 +220,19 @@ class InjectorConfig(_Section):
     train_encoders: bool
     distillation: NonNegative = 0.0
     """Weight of what the federated heads say of the public patients; 0 is the paper's objective."""
+    few_shot: Count = 0
+    """Examples of each unseen task that the last round is tuned on, from the server's public set
+    or, if it has none, its validation set. 0: unseen tasks stay unseen (zero-shot)."""
+    few_shot_steps: Count = 50
+    """Optimiser steps of that tuning, in which trained and unseen tasks take turns."""
+
+    @model_validator(mode="after")
+    def _as_many_experts(self) -> "InjectorConfig":
+        if self.experts > 1 and self.gate.top_k > self.experts:
+            raise ValueError(
+                f"injector.gate.top_k={self.gate.top_k}: there are {self.experts} experts"
+            )
+        return self
 
 
 class StrategyConfig(_Section):
@@ -259,6 +306,7 @@ class Config(_Section):
     resume: str | None = None
     """A run folder to go on with, instead of a new run (fedkim_core/resume.py)."""
     data: DataConfig
+    federation: FederationConfig
     extractor: ExtractorConfig
     foundation: FoundationConfig
     injector: InjectorConfig
@@ -280,6 +328,13 @@ class Config(_Section):
         """The task cards of this run, trained tasks first."""
         known = load_tasks()
         return {n: c for n, c in known.items() if self.tasks == "all" or n in self.tasks}
+
+    def site_settings(self) -> dict[str, Any]:
+        """Every setting on which it hangs what the sites learn, unless encoders are injected."""
+        server = {"output", "resume", "injector", "foundation", "evaluation"}
+        settings = self.model_dump(mode="json", exclude=server)
+        del settings["federation"]["record"], settings["federation"]["replay"]
+        return settings
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))

@@ -22,6 +22,8 @@ from fedkim_core.statistics.resample import Difference, Drawn, paired
 from fedkim_core.tasks import TaskCard
 
 COLUMNS = ("before", "extractor", "injected")
+FURTHER = ("extractor_after",)
+"""Columns that only some runs have: heads on the encoders that injection trained."""
 COMPARED = (("injected", "before"), ("injected", "extractor"))
 
 
@@ -94,7 +96,7 @@ def _entry(card: TaskCard, own: Mapping[str, Answers], bootstrap: int, seed: int
     if card.answer == "yes_no":
         entry["positives"] = int(sum(some.labels))
     absent: dict[str, str] = {}
-    for column in COLUMNS:
+    for column in (*COLUMNS, *(c for c in FURTHER if c in own)):
         entry[column] = drawn[column].metrics if column in own else None
         if column in own:
             absent |= {f"{column}.{metric}": why for metric, why in drawn[column].absent.items()}
@@ -108,7 +110,7 @@ def _entry(card: TaskCard, own: Mapping[str, Answers], bootstrap: int, seed: int
         entry |= _yes_no_entry(own, bootstrap, seed)
     if "injected" in own and (sites := by_site(card, own["injected"], bootstrap, seed)):
         entry["sites"] = sites
-    if controls := [column for column in own if column not in COLUMNS]:
+    if controls := [column for column in own if column not in (*COLUMNS, *FURTHER)]:
         _add_controls(entry, card, own, drawn, controls, seed)
     return entry
 

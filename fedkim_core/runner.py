@@ -3,6 +3,7 @@
 0: the run completed and wrote its summary. 1: it failed. 2: the user can mend it. 130: stopped.
 """
 
+import importlib
 import json
 import os
 import re
@@ -40,7 +41,7 @@ LONGEST_TEMPORARY = 30
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP stop a run as Ctrl-C does."""
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else started by nohup
@@ -71,7 +72,7 @@ def _handlers(
             signal.signal(number, old)
 
 
-@_interruptible()
+@interruptible()
 def run(overrides: Sequence[str], *, console: Console) -> int:
     """Run a federation with these overrides; returns the exit code, never raises for a failure.
 
@@ -90,12 +91,15 @@ def run(overrides: Sequence[str], *, console: Console) -> int:
         else:
             run_folder.check(target)
         root = _prepare(config, console)
-        sites = sum(path.is_dir() for path in (root / "sites").iterdir())
+        sites = _members(config, root)
         if target != source:
             run_folder.claim(target)
         folder = target
         travelling = [*overrides, *_absolute(config, folder, root)]
-        launch(APP, travelling, folder=folder, sites=sites, console=console, began=began)
+        if config.federation.replay:
+            _replay(travelling)
+        else:
+            launch(APP, travelling, folder=folder, sites=sites, console=console, began=began)
         _show_results(folder, console)
     except UserError as error:
         return _say(str(error), USER_ERROR, folder)
@@ -120,6 +124,20 @@ def _prepare(config: Config, console: Console) -> Path:
         return network.prepare(config, view)
 
 
+def _replay(overrides: list[str]) -> None:
+    """No site is asked, so Flower is not needed: the server application runs in this process.
+
+    By name and at run time, as ``fedkim evaluate`` does: this package imports neither application.
+    """
+    importlib.import_module("server_app.run").execute(overrides, None)
+
+
+def _members(config: Config, root: Path) -> int:
+    from fedkim_core.data.network import Network
+
+    return len(Network(root).members(config.federation))
+
+
 def _absolute(config: Config, folder: Path, root: Path) -> list[str]:
     """Overrides that make every local path independent of the directory of the processes."""
     if config.resume:  # whose other paths are so already
@@ -128,6 +146,9 @@ def _absolute(config: Config, folder: Path, root: Path) -> list[str]:
     model = config.foundation.model
     if model and (path := Path(model).expanduser()).is_dir():
         overrides.append(quoted("foundation.model", path.absolute()))
+    if config.federation.replay:
+        source = Path(config.federation.replay).expanduser().absolute()
+        overrides.append(quoted("federation.replay", source))
     return overrides
 
 
@@ -151,7 +172,7 @@ def run_config(overrides: Sequence[str]) -> str:
     return f"overrides = {text}\n"
 
 
-@_interruptible()
+@interruptible()
 def launch(
     app: Path,
     overrides: Sequence[str],

@@ -63,8 +63,8 @@ def save(
     try:
         shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
         scratch.mkdir(parents=True)
-        save_file(_flat(model.extractor.arrays()), scratch / "extractor.safetensors")
-        save_file(_flat(federated), scratch / "federated.safetensors")
+        save_file(flat(model.extractor.arrays()), scratch / "extractor.safetensors")
+        save_file(flat(federated), scratch / "federated.safetensors")
         save_file(_copies(model.connectors.state_dict()), scratch / "connectors.safetensors")
         if model.gate is not None:
             save_file(_copies(model.gate.state_dict()), scratch / "gate.safetensors")
@@ -221,7 +221,7 @@ def _unreadable(folder: Path, error: Exception) -> UserError:
 
 
 def _extractor(path: Path, model: InjectedModel) -> Arrays:
-    arrays = _nested(load_file(path))
+    arrays = nested(load_file(path))
     if odd := sorted(arrays.keys() ^ set(model.extractor.module_names())):
         raise KeyError(f"{path.name}: module {odd[0]} missing or unknown")
     return arrays
@@ -240,11 +240,13 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _flat(arrays: Arrays) -> dict[str, Tensor]:
+def flat(arrays: Arrays) -> dict[str, Tensor]:
+    """Copies under ``module/parameter``, as safetensors files want them."""
     return _copies({f"{m}/{k}": v for m, group in arrays.items() for k, v in group.items()})
 
 
-def _nested(state: dict[str, Tensor]) -> Arrays:
+def nested(state: dict[str, Tensor]) -> Arrays:
+    """What :func:`flat` flattened."""
     arrays: Arrays = {}
     for key, value in state.items():
         module, _, name = key.partition("/")

@@ -30,12 +30,14 @@ from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
 from fedkim_core.seeds import seeded
-from server_app import checkpoint, summary
+from server_app import checkpoint, replay, summary
 from server_app.controls import ask_controls
 from server_app.evaluation import ask, ask_heads, given, points, recall, score
 from server_app.injection import Injector
 from server_app.recorder import Recorder
+from server_app.replay import Replay
 from server_app.strategy import KnowledgeStrategy
+from server_app.tuning import few_examples, tune_extractor
 
 log = logging.getLogger("fedkim")
 
@@ -52,19 +54,24 @@ def build_model(config: Config) -> InjectedModel:
 def load_set(config: Config, name: str) -> tuple[list[Example], bool]:
     """Examples of ``public``, ``validation`` or ``test``, and whether they are synthetic.
 
-    The network must have been prepared.
+    The network must have been prepared. Of the public set only the trained tasks.
     """
+    examples, folder, synthetic = _read_set(config, name)
+    if name == "public":
+        examples = [e for e in examples if config.cards()[e.task].role == "train"]
+    if not examples:
+        raise UserError(f"{folder}: the {name} set has no example of this run's tasks")
+    return examples, synthetic
+
+
+def _read_set(config: Config, name: str) -> tuple[list[Example], Path, bool]:
     folder = Network(locate(config.data, config.seed)).server_set(name)
     site = Site.open(folder)
     split = "train" if name == "public" else name
     examples = load_examples(
         site, split=split, cards=config.cards(), image_size=config.data.image_size
     )
-    if name == "public":
-        examples = [e for e in examples if config.cards()[e.task].role == "train"]
-    if not examples:
-        raise UserError(f"{folder}: the {name} set has no example of this run's tasks")
-    return examples, site.card.synthetic
+    return examples, folder, site.card.synthetic
 
 
 class Run:
@@ -84,6 +91,7 @@ class Run:
             loaded = {name: load_set(config, name) for name in SERVER_SETS}
             self.sets = {name: examples for name, (examples, _) in loaded.items()}
             self.synthetic = any(synthetic for _, synthetic in loaded.values())
+            self.few = self._few_examples() if config.injector.few_shot else []
             self.model = build_model(config)
             self.injector = Injector(
                 self.model,
@@ -94,13 +102,8 @@ class Run:
             )
             self.federated: Arrays = self.model.extractor.arrays()
             """The extractor of the last round as aggregated, before injection."""
-            self.strategy = KnowledgeStrategy(
-                config,
-                Contract.of(self.model.extractor),
-                guard.code_digest(),
-                recorder,
-                self._inject,
-            )
+            self.strategy = self._strategy()
+            self._aggregated: Arrays = {}
             self.before: dict[str, Answers] = {}
             self.best: dict[str, Any] | None = None
             """Round, metric and value of the best validation so far."""
@@ -111,7 +114,7 @@ class Run:
         self._validated: dict[str, Scores] = {}
 
     def execute(self, grid: Grid) -> Path:
-        """Run on ``grid``; returns the path of ``summary.json``."""
+        """Run on ``grid``, which a replay does not use; returns the path of ``summary.json``."""
         config, recorder, strategy = self.config, self.recorder, self.strategy
         strategy.arrays = self.model.extractor.arrays()
         strategy.discover(grid)
@@ -121,7 +124,7 @@ class Run:
             sites=len(strategy.profiles),
             run_folder=str(self.folder),
         )
-        if not self.before:
+        if config.injector.enabled and not self.before:
             with recorder.phase("before"):
                 self.before = ask(self.model, self.sets["test"], config.evaluation, plain=True)
             self._save()
@@ -199,28 +202,75 @@ class Run:
                 f"run of {self.config.rounds} rounds from its beginning"
             )
 
+    def _strategy(self) -> KnowledgeStrategy | Replay:
+        if self.config.federation.replay:
+            return Replay(self.config, self.recorder, self._inject)
+        contract, code = Contract.of(self.model.extractor), guard.code_digest()
+        return KnowledgeStrategy(self.config, contract, code, self.recorder, self._inject)
+
     def _inject(self, round: int, aggregated: Arrays) -> Arrays:
         """What the strategy calls between two rounds: measure the extractor, then inject it."""
         model, config = self.model, self.config
-        self.federated = aggregated
+        self._aggregated = aggregated
         model.extractor.load_arrays(aggregated)
+        if epochs := config.federation.public_epochs:
+            with self.recorder.phase("tune", round):
+                tune_extractor(
+                    model.extractor,
+                    self.sets["public"],
+                    config.strategy,
+                    epochs=epochs,
+                    seed=config.seed,
+                    round=round,
+                )
+        self.federated = model.extractor.arrays()
         with self.recorder.phase("validate", round):
             heads = ask_heads(
                 model.extractor, self.sets["validation"], config.evaluation.batch_size
             )
             self._validated = self._score(heads, bootstrap=0)
-        with self.recorder.phase("inject", round):
-            self.injector.inject(
-                round, lambda step, of, loss: self.recorder.step(round, step, of, loss)
-            )
+        if config.injector.enabled:
+            with self.recorder.phase("inject", round):
+                self.injector.inject(
+                    round, lambda step, of, loss: self.recorder.step(round, step, of, loss)
+                )
+        if self.few and round == config.rounds:
+            with self.recorder.phase("few_shot", round):
+                self._few_shot()
         return model.extractor.arrays()
+
+    def _few_examples(self) -> list[Example]:
+        """Of every unseen task, as ``injector.few_shot`` says."""
+        public, _, _ = _read_set(self.config, "public")
+        unseen = [name for name, card in self.config.cards().items() if card.role == "unseen"]
+        count = self.config.injector.few_shot
+        # Nothing else uses the unseen tasks of the validation set.
+        sources = [public, self.sets["validation"]]
+        few = few_examples(sources, unseen, count, seed=self.config.seed)
+        if not few:
+            raise UserError(
+                f"injector.few_shot={count}: neither the public nor the validation set has an "
+                "example of an unseen task"
+            )
+        return few
+
+    def _few_shot(self) -> None:
+        """Tune the injected model on a few unseen tasks' examples, beside the trained tasks."""
+        config = self.config.injector.model_copy(
+            update={"steps": self.config.injector.few_shot_steps}
+        )
+        examples = [*self.sets["public"], *self.few]
+        tuning = Injector(self.model, examples, config, seed=self.config.seed, rounds=1)
+        tuning.inject(self.config.rounds + 1, lambda step, of, loss: None)
 
     def _validate(self, round: int) -> None:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
+        if self.config.federation.record:
+            replay.record(self.folder, round, self._aggregated, self.strategy)
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
-        injected = self._score(ask(self.model, trained, self.config.evaluation), bootstrap=0)
+        injected = self._score(self._ask(trained), bootstrap=0)
         for task, card in self.model.cards.items():
-            if task not in injected:
+            if task not in injected and task not in self._validated:
                 continue
             sites = {
                 site: {
@@ -237,14 +287,15 @@ class Run:
                 "task": task,
                 "role": card.role,
                 "extractor": points(heads) if heads else None,
-                "injected": points(injected[task]),
+                "injected": points(injected[task]) if task in injected else None,
                 "sites": sites,
                 "left_out": self.recorder.count_left_out(round),
             }
             self.recorder.metrics(line)
-            self._tell(round, task, injected[task])
+            self._tell(round, task, injected.get(task) or self._validated[task])
+        scored = injected or self._validated
         metric = self.config.evaluation.best
-        values = [s.metrics[metric]["value"] for s in injected.values() if metric in s.metrics]
+        values = [s.metrics[metric]["value"] for s in scored.values() if metric in s.metrics]
         value = sum(values) / max(len(values), 1)
         if values and (self.best is None or value > self.best["value"]):
             self.best = {"round": round, "metric": metric, "value": value}
@@ -258,18 +309,28 @@ class Run:
     def test(self) -> dict[str, Any]:
         """The ``tasks`` part of the summary: FM alone, extractor's own heads, injected FM."""
         config, model, test = self.config, self.model, self.sets["test"]
-        after = ask(model, test, config.evaluation)
+        size = config.evaluation.batch_size
+        answers = {"before": self.before, "injected": self._ask(test)}
+        if config.injector.train_encoders:
+            answers["extractor_after"] = ask_heads(model.extractor, test, size)
         injected_arrays = model.extractor.arrays()
         model.extractor.load_arrays(self.federated)
-        heads = ask_heads(model.extractor, test, config.evaluation.batch_size)
+        answers["extractor"] = ask_heads(model.extractor, test, size)
         model.extractor.load_arrays(injected_arrays)
-        answers = {"before": self.before, "extractor": heads, "injected": after}
-        if config.evaluation.controls:
+        if config.evaluation.controls and config.injector.enabled:
             answers |= ask_controls(model, test, config.evaluation, config.seed)
         answers_file.write(self.folder, answers)
-        for task, scores in self._score(after, bootstrap=0).items():
+        for task, scores in self._score(
+            answers["injected"] or answers["extractor"], bootstrap=0
+        ).items():
             self._tell(config.rounds, task, scores)
         return entries(config, answers, synthetic=self.synthetic)
+
+    def _ask(self, examples: list[Example]) -> dict[str, Answers]:
+        """The injected model's answers; none when nothing is injected."""
+        if not self.config.injector.enabled:
+            return {}
+        return ask(self.model, examples, self.config.evaluation)
 
     def _score(self, answers: Any, *, bootstrap: int) -> dict[str, Scores]:
         return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
@@ -367,11 +428,16 @@ def evaluate_run(
     prepare(config)
     examples, synthetic = load_set(config, split)
     model = build_model(config)
-    before = ask(model, examples, config.evaluation, plain=True)
+    asked = examples if config.injector.enabled else []
+    before = ask(model, asked, config.evaluation, plain=True)
     federated = checkpoint.load(chosen, model)
-    answers = {"before": before, "injected": ask(model, examples, config.evaluation)}
+    answers = {"before": before, "injected": ask(model, asked, config.evaluation)}
     if controls:
-        answers |= ask_controls(model, examples, config.evaluation, config.seed)
+        answers |= ask_controls(model, asked, config.evaluation, config.seed)
+    if config.injector.train_encoders:
+        answers["extractor_after"] = ask_heads(
+            model.extractor, examples, config.evaluation.batch_size
+        )
     model.extractor.load_arrays(federated)
     answers["extractor"] = ask_heads(model.extractor, examples, config.evaluation.batch_size)
     tasks = entries(config, answers, synthetic=synthetic)

@@ -37,12 +37,15 @@ def run(network: Path, output: Path, *more: str) -> dict:
     return json.loads(path.read_text())
 
 
-def assert_answered(summary: dict, tasks: list[str]) -> None:
+def assert_answered(summary: dict, tasks: list[str], *, injected: bool = True) -> None:
     assert summary["tasks"].keys() == set(tasks)
     for name in tasks:
         entry = summary["tasks"][name]
         lead = load_tasks()[name].metrics[0]
-        assert math.isfinite(entry["injected"][lead]["value"])
+        if injected:
+            assert math.isfinite(entry["injected"][lead]["value"])
+        else:
+            assert entry["before"] is entry["injected"] is None
         if entry["role"] == "train":
             assert math.isfinite(entry["extractor"][lead]["value"])
 
@@ -59,18 +62,18 @@ MATRIX += [
 @pytest.mark.parametrize(("strategy", "injector", "kind"), MATRIX)
 def test_one_round(strategy: str, injector: str, kind: str, network: Path, tmp_path: Path) -> None:
     tasks = KINDS[kind]
-    experts = compose([f"injector={injector}"]).injector.experts
+    chosen = compose([f"injector={injector}"]).injector
     summary = run(
         network,
         tmp_path / "run",
         f"strategy={strategy}",
         f"injector={injector}",
         f"tasks=[{','.join(tasks)}]",
-        f"injector.experts={min(experts, 3)}",
+        f"injector.experts={min(chosen.experts, 3)}",
     )
     assert (summary["strategy"], summary["injector"]) == (strategy, injector)
     assert summary["left_out"] == []
-    assert_answered(summary, tasks)
+    assert_answered(summary, tasks, injected=chosen.enabled)
 
 
 @pytest.mark.parametrize("extractor", choices("extractor"))

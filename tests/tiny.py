@@ -90,12 +90,19 @@ def make_strategy(words: list[str], folder: Path) -> KnowledgeStrategy:
     return strategy
 
 
-def rounds(words: list[str], folder: Path, count: int = 1, **options: object) -> KnowledgeStrategy:
-    """Discover, then ``count`` rounds on a grid with ``options``; recorder closed."""
+def rounds(
+    words: list[str],
+    folder: Path,
+    count: int = 1,
+    *,
+    grid: InProcessGrid | None = None,
+    **options: object,
+) -> KnowledgeStrategy:
+    """Discover, then ``count`` rounds on ``grid`` or one with ``options``; recorder closed."""
     from flwr.app import ArrayRecord
 
     strategy = make_strategy(words, folder)
-    grid = make_grid(words, **options)
+    grid = grid or make_grid(words, **options)
     try:
         strategy.discover(grid)
         strategy.start(grid, ArrayRecord(), num_rounds=count)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkim_core.config import Config, DataConfig
+from fedkim_core.config import Config, DataConfig, FederationConfig
 from fedkim_core.data.federation import assemble
 from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
 from fedkim_core.data.site import Site
@@ -29,6 +29,28 @@ class Network:
 
     def server_set(self, name: str) -> Path:
         return self.root / name
+
+    def members(self, federation: FederationConfig) -> list[tuple[Path, ...]]:
+        """The site folders behind each node of a simulation.
+
+        Raises:
+            UserError: there is no such site.
+        """
+        sites = self.sites
+        if federation.kind == "public":
+            return [(self.server_set("public"),)]
+        if federation.kind == "central":
+            return [tuple(sites)]
+        if federation.kind == "local":
+            wanted = federation.site
+            own = [p for i, p in enumerate(sites) if wanted in (i, p.name)]
+            if not own:
+                names = ", ".join(p.name for p in sites)
+                raise UserError(
+                    f"federation.site={wanted}: no such site; one of {names}, or its place from 0"
+                )
+            return [(own[0],)]
+        return [(path,) for path in sites]
 
 
 def locate(data: DataConfig, seed: int) -> Path:

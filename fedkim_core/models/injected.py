@@ -16,6 +16,10 @@ from fedkim_core.models.m3oe import Experts, Gate, mutual_information
 from fedkim_core.models.sequences import Key, Packed, Row, pack, pad
 from fedkim_core.tasks import TaskCard
 
+ANY_TASK = "Answer a question about a patient."
+ANY_INPUT = "The input is what is known of the patient."
+"""What a gate without task or modality descriptions reads in their place."""
+
 
 class InjectedModel(nn.Module):
     """A foundation model that can be asked about patients."""
@@ -37,11 +41,16 @@ class InjectedModel(nn.Module):
         self.experts = Experts(foundation.model, config) if config.experts else None
         self.gate = (
             Gate(
-                foundation.width, config.experts, config.gate.width, normalise=config.gate.normalise
+                foundation.width,
+                config.experts,
+                config.gate.width,
+                normalise=config.gate.normalise,
+                top_k=config.gate.top_k,
             )
-            if config.experts > 1
+            if config.experts > 1 and config.gate.kind == "learned"
             else None
         )
+        self._gate_config, self._expert_count = config.gate, config.experts
         scale = float(foundation.embedding.weight.float().square().mean().sqrt())
         self.connectors = nn.ModuleDict(
             {
@@ -133,15 +142,17 @@ class InjectedModel(nn.Module):
     def alphas(self, keys: Sequence[Key]) -> Tensor:
         """Expert weights ``[N, P]`` of (task, modalities present) pairs."""
         if self.gate is None:
-            return torch.ones(len(keys), 1, device=self.foundation.device)
+            size = len(keys), self._expert_count
+            return torch.full(size, 1 / self._expert_count, device=self.foundation.device)
         cards = [self.cards[task] for task, _ in keys]
-        task, task_mask = self._embed([card.description for card in cards])
-        modality, modality_mask = self._embed(
-            [
-                card.modality_description(present)
-                for card, (_, present) in zip(cards, keys, strict=True)
-            ]
-        )
+        described = self._gate_config
+        tasks = [card.description if described.task_description else ANY_TASK for card in cards]
+        inputs = [
+            card.modality_description(present) if described.modality_description else ANY_INPUT
+            for card, (_, present) in zip(cards, keys, strict=True)
+        ]
+        task, task_mask = self._embed(tasks)
+        modality, modality_mask = self._embed(inputs)
         with torch.autocast(self.foundation.device.type, enabled=False):
             return torch.as_tensor(self.gate(task, task_mask, modality, modality_mask))
 

@@ -40,11 +40,15 @@ class Gate(nn.Module):
     ``beta = softmax(W^q E(M) (W^k E(T))^T / sqrt(d_k)) W^v E(T)``;
     ``alpha = softmax(MLP(mean of beta))``. Padding takes no part in attention or mean.
     The raw embeddings of a language model are so small that the softmax stays uniform;
-    ``normalise`` puts a layer norm on both descriptions.
+    ``normalise`` puts a layer norm on both descriptions. With ``top_k`` only the k largest weights
+    count, scaled to sum to 1 (Shazeer et al. 2017).
     """
 
-    def __init__(self, embedding: int, experts: int, width: int, *, normalise: bool) -> None:
+    def __init__(
+        self, embedding: int, experts: int, width: int, *, normalise: bool, top_k: int = 0
+    ) -> None:
         super().__init__()
+        self.top_k = top_k
         self.task_norm = nn.LayerNorm(embedding) if normalise else nn.Identity()
         self.modality_norm = nn.LayerNorm(embedding) if normalise else nn.Identity()
         self.query = nn.Linear(embedding, width, bias=False)
@@ -63,7 +67,12 @@ class Gate(nn.Module):
         )
         weight = modality_mask.to(beta.dtype)[..., None]
         pooled = (beta * weight).sum(1) / weight.sum(1)
-        return torch.softmax(self.mlp(pooled), -1)
+        logits = self.mlp(pooled)
+        if self.top_k:
+            largest = logits.topk(self.top_k, -1).indices
+            kept = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, largest, True)
+            logits = logits.masked_fill(~kept, -torch.inf)
+        return torch.softmax(logits, -1)
 
 
 def mutual_information(alpha: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class Task(_Part):
     extractor: dict[str, Estimate] | None
     """The heads of the federated extractor; null where there is none."""
     injected: dict[str, Estimate] | None
+    extractor_after: dict[str, Estimate] | None = None
+    """The heads on the encoders that injection trained; null where it trains none."""
     absent: dict[str, str] = {}
     """``column.metric`` to the reason why it could not be computed."""
     paired: dict[str, dict[str, Difference]] = {}

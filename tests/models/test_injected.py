@@ -176,3 +176,44 @@ def test_dropout_of_the_experts_follows_the_mode() -> None:
     assert not torch.equal(model.score(batch), model.score(batch))
     # Only the adapter's dropout: the frozen model runs as in inference.
     assert not model.foundation.model.training
+
+
+def test_a_uniform_gate_is_one_plain_lora_of_all_ranks() -> None:
+    """``gate.kind=uniform`` and ``lora_wide`` are one function: scale alpha / r times 1 / P."""
+    uniform = build("injector.gate.kind=uniform")
+    wide = build("injector=lora_wide", "injector.experts=1", "injector.rank=6")
+    assert uniform.gate is wide.gate is None
+    assert torch.allclose(uniform.task_alphas(TRAINED), torch.tensor(1 / 3))
+    batch = collate([e for e in all_tasks() if load_tasks()[e.task].answer == "yes_no"])
+    torch.testing.assert_close(uniform.score(batch), wide.score(batch))
+    assert uniform.loss(batch).isfinite()
+
+
+def test_lora_wide_has_as_many_parameters_as_the_experts() -> None:
+    one, all_experts = (
+        sum(p.numel() for p in build(f"injector={name}", *words).experts.parameters())
+        for name, words in (
+            ("lora_wide", ["injector.experts=1", "injector.rank=48"]),
+            ("m3oe", ["injector.experts=12", "injector.rank=4"]),
+        )
+    )
+    assert one == all_experts
+    wide, m3oe = (compose([f"injector={name}"]).injector for name in ("lora_wide", "m3oe"))
+    assert wide.experts * wide.rank == m3oe.experts * m3oe.rank
+
+
+def test_a_gate_without_descriptions_cannot_tell_them_apart() -> None:
+    tasks = [("lung_opacity", ("image",)), ("covid19", ("image",)), ("mortality", ("labs",))]
+    inputs = [("mortality", ("labs",)), ("mortality", ("vitals",))]
+
+    def distinct(words: list[str], keys: list) -> int:
+        return len(torch.unique(build(*words).alphas(keys).round(decimals=6), dim=0))
+
+    without_t = ["injector.gate.task_description=false"]
+    without_m = ["injector.gate.modality_description=false"]
+    assert distinct([], tasks) == 3
+    assert distinct(without_t, tasks) == 2  # images and labs
+    assert distinct(without_m, tasks) == 3
+    assert distinct([], inputs) == 2
+    assert distinct(without_m, inputs) == 1
+    assert distinct([*without_t, *without_m], [*tasks, *inputs]) == 1

@@ -205,3 +205,26 @@ def test_mutual_information_ends() -> None:
     uniform = torch.full((4, 8), 1 / 8)
     torch.testing.assert_close(mutual_information(uniform), torch.tensor(0.0))
     torch.testing.assert_close(mutual_information(torch.eye(4)), torch.tensor(4.0).log())
+
+
+@given(
+    logits=st.lists(st.integers(-40, 40), min_size=2, max_size=8, unique=True),
+    data=st.data(),
+)
+def test_top_k_keeps_the_largest_and_sums_to_one(logits: list[int], data: st.DataObject) -> None:
+    """Against the dense weights: those of the k largest, divided by their sum."""
+    k = data.draw(st.integers(1, len(logits)))
+    gate = Gate(4, len(logits), 4, normalise=False, top_k=k)
+    nn.init.zeros_(gate.mlp[-1].weight)
+    gate.mlp[-1].bias.data = torch.tensor(logits).float() / 10
+    text, mask = torch.randn(1, 3, 4), torch.ones(1, 3, dtype=torch.bool)
+    alpha = gate(text, mask, text, mask)
+    gate.top_k = 0
+    dense = gate(text, mask, text, mask)[0].tolist()
+    kept = sorted(range(len(logits)), key=lambda i: -logits[i])[:k]
+    total = sum(dense[i] for i in kept)
+    wanted = [dense[i] / total if i in kept else 0.0 for i in range(len(logits))]
+    torch.testing.assert_close(alpha[0], torch.tensor(wanted))
+    alpha[0, kept[0]].backward()
+    reached = gate.mlp[-1].bias.grad != 0
+    assert not reached[[i for i in range(len(logits)) if i not in kept]].any()

@@ -1,0 +1,84 @@
+"""The command ``fedkim experiment``: plan, run, conclude, and one true exit code."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fedkim_core.errors import UserError
+from fedkim_core.experiment.execute import Work, describe
+from fedkim_core.experiment.plan import MATRICES, Experiment, available, plan, read
+from fedkim_core.experiment.state import Folder, check_writable
+from fedkim_core.runner import FAILED, OK, STOPPED, interruptible
+
+
+def show(console: Console) -> None:
+    """Name the experiments that are known."""
+    for name in available():
+        file = read(MATRICES / f"{name}.yaml")
+        size = f"{len(file.cells)} cells, {len(file.seeds)} seeds"
+        line = f"{name}: {file.title} ({size})"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@interruptible()
+def run(
+    name: str,
+    *,
+    out: Path | None,
+    seeds: str | None,
+    only: Sequence[str],
+    more: Sequence[str],
+    dry_run: bool,
+    any_code: bool,
+    keep: bool,
+    console: Console,
+) -> int:
+    """Make what is not there; returns the exit code.
+
+    Raises:
+        UserError: the experiment, a cell's name, the seeds or the folder are wrong.
+    """
+    experiment = plan(name, seeds=_seeds(seeds), only=only, more=more)
+    folder = (out or Path("experiments") / experiment.name).absolute()
+    work = Work(experiment, Folder(folder), any_code=any_code, keep=keep)
+    if not dry_run:
+        check_writable(folder)
+    describe(work, console)
+    if dry_run:
+        _list(experiment, work, console)
+        return OK
+    from fedkim_core.experiment.conclude import conclude
+
+    try:
+        work.run(console)
+    except KeyboardInterrupt:
+        done = sum(work.done(cell) is not None for cell in experiment.cells)
+        print(f"stopped; {done} runs are done, the same command goes on", file=sys.stderr)
+        return STOPPED
+    finally:
+        if page := conclude(work):
+            console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+    for cell, reason in work.broken:
+        print(f"failed: {cell.label}: {reason}", file=sys.stderr)
+    return FAILED if work.broken else OK
+
+
+def _list(experiment: Experiment, work: Work, console: Console) -> None:
+    for cell in experiment.cells:
+        state = "done" if work.done(cell) else "cannot run" if cell.config is None else "to run"
+        line = f"{state}: {cell.label}: {' '.join(cell.overrides)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: must be numbers, e.g. 0,1,2") from error
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {text}: must not be negative")
+    return seeds

@@ -1,0 +1,116 @@
+"""``results.parquet``: one line per run, task, column and metric of an experiment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fedkim_core.config import Config
+from fedkim_core.errors import UserError
+from fedkim_core.experiment.execute import Work
+from fedkim_core.experiment.plan import Cell
+from fedkim_core.experiment.state import Ended
+from fedkim_core.report.schema import Estimate, Summary, Task, read_summary
+
+RESULTS = "results.parquet"
+SCHEMA = {
+    "experiment": pl.String,
+    "cell": pl.String,
+    "method": pl.String,
+    "seed": pl.Int64,
+    "task": pl.String,
+    "role": pl.String,
+    "column": pl.String,
+    "metric": pl.String,
+    "lead": pl.Boolean,  # the metric that tables of this task lead with
+    "value": pl.Float64,
+    "low": pl.Float64,  # 95 % interval over patients; nothing of other seeds is in it
+    "high": pl.Float64,
+    "n": pl.Int64,
+    "positives": pl.Int64,
+    "synthetic": pl.Boolean,
+    "axis": pl.String,  # the setting that the experiment names as its axis
+    "seconds": pl.Float64,  # of the whole run
+    "replayed": pl.Boolean,  # another cell's federation was used again: its seconds stand there
+    "bytes": pl.Int64,  # to and from all sites, over all rounds
+    "key": pl.String,  # settings and code
+}
+
+
+def collect(work: Work) -> pl.DataFrame:
+    """Read every finished run, in the order of the experiment's cells and seeds.
+
+    Raises:
+        UserError: a finished run's summary cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for cell in work.experiment.cells:
+        ended = work.done(cell)
+        if ended is not None and cell.config is not None:
+            rows += _rows(work, cell, cell.config, ended)
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _rows(work: Work, cell: Cell, config: Config, ended: Ended) -> list[dict[str, Any]]:
+    summary = read_summary(work.folder.run(cell))
+    shared = {
+        "experiment": work.experiment.name,
+        "cell": cell.name,
+        "method": cell.method,
+        "seed": cell.seed,
+        "axis": setting(config, work.experiment.file.axis),
+        "seconds": ended.seconds,
+        "replayed": bool(ended.replayed),
+        "bytes": sum(x.bytes_down + x.bytes_up for x in summary.communication),
+        "key": ended.key,
+    }
+    return [
+        {
+            **shared,
+            "task": name,
+            "role": task.role,
+            "column": column,
+            "metric": metric,
+            "lead": metric == task.metrics[0],
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "n": task.n,
+            "positives": task.positives,
+            "synthetic": task.synthetic,
+        }
+        for name, column, metric, found, task in _estimates(summary)
+    ]
+
+
+def _estimates(summary: Summary) -> list[tuple[str, str, str, Estimate, Task]]:
+    return [
+        (name, column, metric, found, task)
+        for name, task in summary.tasks.items()
+        for column in ("before", "extractor", "extractor_after", "injected")
+        for metric, found in (getattr(task, column) or {}).items()
+    ]
+
+
+def setting(config: Config, key: str) -> str | None:
+    """A setting by its dotted name, as text; None for what is no setting (``bytes``)."""
+    value: Any = config.model_dump(mode="json")
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return str(value)
+
+
+def write(results: pl.DataFrame, folder: Path) -> Path:
+    """Raises UserError: it cannot be written."""
+    path = folder / RESULTS
+    part = path.with_suffix(".part")
+    try:
+        results.write_parquet(part)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); make room") from error
+    return path

@@ -1,0 +1,1 @@
+"""Search for good settings, in Hydra's override grammar, by Optuna."""

@@ -1,0 +1,231 @@
+"""The search: each trial is a run, judged on the validation set, and journalled.
+
+The journal (Optuna's ``JournalStorage``) holds every trial with its state, so that a search that
+was interrupted goes on. The test set decides nothing here.
+"""
+
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+
+from fedkim_core import guard
+from fedkim_core.config import compose
+from fedkim_core.errors import UserError
+from fedkim_core.experiment.child import run_child
+from fedkim_core.experiment.plan import Cell
+from fedkim_core.progress import Progress
+from fedkim_core.report.schema import read_rows
+from fedkim_core.runner import OK, quoted
+from fedkim_core.seeds import derive
+from fedkim_core.tune.space import Dimension, Space
+from fedkim_core.view import duration
+
+JOURNAL = "journal.log"
+STUDY = "fedkim"
+STARTUP = 4
+"""Trials that no other can have pruned: there is too little to compare with."""
+
+
+class Search:
+    """A search in a folder of its own.
+
+    Args:
+        space: what is searched.
+        root: the folder; one that holds a journal is gone on with.
+        seed: of what is suggested; the runs have their own.
+        prune: stop a trial whose score after a round is below the median of the others.
+
+    Raises:
+        UserError: the folder holds another search, or a value in it does not make a configuration.
+    """
+
+    def __init__(self, space: Space, root: Path, *, seed: int, prune: bool) -> None:
+        self.space, self.root = space, root
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._check_choices()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {root}: cannot be created ({error.strerror})") from error
+        backend = optuna.storages.journal.JournalFileBackend(str(root / JOURNAL))
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if prune:
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+        self.study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            study_name=STUDY,
+            direction="maximize",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        # After an interruption the same seed would suggest the same first values again.
+        own = derive(seed, "tune", len(self.study.trials)) % 2**32
+        self.study.sampler = optuna.samplers.TPESampler(seed=own)
+        self._claim()
+
+    def _check_choices(self) -> None:
+        """Each choice by itself, and both ends of each interval."""
+        first = {d.key: _values(d)[0] for d in self.space.dimensions}
+        for dimension in self.space.dimensions:
+            for value in _values(dimension):
+                compose(self.space.words({**first, dimension.key: value}))
+
+    def _claim(self) -> None:
+        wanted = {
+            "fixed": list(self.space.fixed),
+            "searched": [str(d) for d in self.space.dimensions],
+            "code": guard.code_digest(),
+        }
+        known = self.study.user_attrs.get("search")
+        if known is None:
+            self.study.set_user_attr("search", wanted)
+            return
+        for key, value in wanted.items():
+            if known[key] != value:
+                what = "other code" if key == "code" else "another search"
+                raise UserError(f"--out {self.root}: holds {what}; give another folder")
+
+    # --- which trials ----------------------------------------------------------------------
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _queue(self) -> None:
+        """What an interruption cut off, and the part of a grid that is not done."""
+        done = [t.params for t in self.trials(TrialState.COMPLETE, TrialState.PRUNED)]
+        waiting = [t.system_attrs.get("fixed_params") for t in self.trials(TrialState.WAITING)]
+        again = []
+        for trial in self.trials(TrialState.RUNNING):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            if len(trial.params) == len(self.space.dimensions):
+                again.append(trial.params)
+        if self.space.is_grid:
+            again = [dict(values) for values in self.space.grid()]
+        for values in again:
+            if values not in done and values not in waiting:
+                self.study.enqueue_trial(values)
+
+    def _left(self, wanted: int | None) -> int:
+        if self.space.is_grid and wanted is None:
+            return len(self.trials(TrialState.WAITING))
+        ended = self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        cut = [t for t in ended if t.state == TrialState.FAIL and "reason" not in t.user_attrs]
+        return (wanted or 20) - (len(ended) - len(cut))
+
+    def run(self, wanted: int | None, console: Console) -> None:
+        """Make trials until ``wanted`` are there (default: the whole grid, or 20).
+
+        Raises:
+            KeyboardInterrupt: stopped; the same command goes on.
+        """
+        self._queue()
+        while (left := self._left(wanted)) > 0:
+            trial = self.study.ask(_distributions(self.space))
+            console.print(f"trial {trial.number} ({left} to go): {' '.join(self.told(trial))}",
+                          markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+            result = self._make(trial)
+            console.print(f"  {result}", markup=False, highlight=False, soft_wrap=True)
+
+    def told(self, trial: Trial | FrozenTrial) -> list[str]:
+        """What a trial tries, as overrides."""
+        return [d.word(trial.params[d.key]) for d in self.space.dimensions]
+
+    # --- one trial -------------------------------------------------------------------------
+
+    def folder(self, number: int) -> Path:
+        return self.root / "trials" / f"trial-{number:03d}"
+
+    def _make(self, trial: Trial) -> str:
+        folder = self.folder(trial.number)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        words = self.space.words(trial.params)
+        seen = 0
+
+        def watch(progress: Progress) -> bool:
+            nonlocal seen
+            while seen < len(progress.round_seconds):
+                seen += 1
+                trial.report(objective(folder, seen), seen)
+                if trial.should_prune():
+                    return False
+            return True
+
+        began = time.monotonic()
+        words += self._sharing(trial, words)
+        outcome = run_child(words, folder, folder.with_suffix(".log"), watch)
+        spent = duration(time.monotonic() - began)
+        trial.set_user_attr("seconds", round(outcome.seconds, 1))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if outcome.stopped:
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return f"stopped after round {seen}, others did better by then; {spent}"
+        if outcome.code != OK:
+            trial.set_user_attr("reason", outcome.reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return f"failed: {outcome.reason}"
+        value = objective(folder)
+        self.study.tell(trial, value)
+        return f"mean validation AUROC of trained tasks {value:.4f}; {spent}"
+
+    def _sharing(self, trial: Trial, words: list[str]) -> list[str]:
+        """Trials that differ in the server's part alone share one federation."""
+        groups = {d.key.partition(".")[0] for d in self.space.dimensions}
+        key = Cell("trial", "trial", 0, tuple(words), compose(words)).federation_key
+        if key is None or not groups & {"injector", "foundation", "evaluation"}:
+            return []
+        for other in self.trials(TrialState.COMPLETE):
+            if other.user_attrs.get("federation") == key:
+                return [quoted("federation.replay", self.folder(other.number))]
+        trial.set_user_attr("federation", key)
+        return ["federation.record=true"]
+
+
+def objective(folder: Path, round: int | None = None) -> float:
+    """Mean validation AUROC of the trained tasks after ``round`` (default: the last one).
+
+    Of the injected model, or of the extractor where nothing is injected.
+
+    Raises:
+        UserError: the run has no such line.
+    """
+    rows, _ = read_rows(folder)
+    last = round or max((row.round for row in rows), default=0)
+    values = [
+        scores["auroc"]
+        for row in rows
+        if row.round == last and row.role == "train"
+        if "auroc" in (scores := row.injected or row.extractor or {})
+    ]
+    if not values:
+        raise UserError(f"{folder / 'metrics.jsonl'}: no AUROC of a trained task to go by")
+    return statistics.fmean(values)
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    return {d.key: _distribution(d) for d in space.dimensions}
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.whole:
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+def _values(dimension: Dimension) -> list[Any]:
+    ends = (dimension.low, dimension.high)
+    return list(dimension.choices or (map(int, ends) if dimension.whole else ends))

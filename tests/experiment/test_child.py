@@ -1,0 +1,79 @@
+"""A run as a process of its own: its reason when it fails, and that it can be stopped."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedkim_core.experiment import child, command
+from fedkim_core.experiment.child import run_child, stop
+from fedkim_core.progress import Progress
+from fedkim_core.report.schema import read_summary
+from tests.experiment.conftest import Write
+from tests.tiny import overrides
+
+
+def always(progress: Progress) -> bool:
+    return True
+
+
+def test_a_failed_run_says_why(tmp_path: Path) -> None:
+    outcome = run_child(["rounds=none"], tmp_path / "run", tmp_path / "log", always)
+    assert outcome.code == 2
+    assert outcome.reason.startswith("rounds='none': input should be a valid integer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_watch_ends_a_run(tmp_path: Path) -> None:
+    outcome = run_child([], tmp_path / "run", tmp_path / "log", lambda progress: False)
+    assert outcome.stopped
+    assert outcome.code != 0
+
+
+def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "STOP_SECONDS", 0.2)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True)"
+    deaf = subprocess.Popen(
+        [sys.executable, "-c", f"{code}; time.sleep(60)"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert deaf.stdout is not None
+    deaf.stdout.read(1)
+    stop(deaf)
+    deaf.stdout.close()
+    assert deaf.returncode == -signal.SIGKILL
+    stop(deaf)  # gone already
+
+
+@pytest.mark.e2e
+def test_an_experiment_through_flower(network: Path, write: Write, tmp_path: Path) -> None:
+    """One federation, and one cell that shares it."""
+    words = overrides(network, "rounds=1", "tasks=[lung_opacity,atelectasis]")
+    path = write({"m3oe": [], "plug": ["injector=fedplug", "injector.experts=0"]}, set=words)
+    out = tmp_path / "out"
+    with (tmp_path / "shown").open("w") as shown:
+        code = command.run(
+            str(path),
+            out=out,
+            seeds=None,
+            only=[],
+            more=[],
+            dry_run=False,
+            any_code=False,
+            keep=False,
+            console=Console(file=shown, width=200),
+        )
+    told = (tmp_path / "shown").read_text()
+    assert code == 0, told
+    assert "plug, seed 0: done" in told
+    assert "federation shared" in told
+    one, two = (read_summary(out / "runs" / name / "seed-0") for name in ("m3oe", "plug"))
+    assert one.communication == two.communication
+    task = "lung_opacity"
+    assert one.tasks[task].extractor == two.tasks[task].extractor
+    assert one.tasks[task].injected != two.tasks[task].injected
+    assert task in (out / "README.md").read_text()

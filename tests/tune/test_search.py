@@ -1,0 +1,197 @@
+"""Trials are made, stopped, remembered and concluded; runs are stood in for by a formula."""
+
+import csv
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from fedkim_core import config
+from fedkim_core.config import compose
+from fedkim_core.errors import UserError
+from fedkim_core.experiment.child import Outcome, Watch
+from fedkim_core.paths import CONF
+from fedkim_core.progress import Progress
+from fedkim_core.runner import FAILED, OK, STOPPED
+
+pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+
+from fedkim_core.tune import command, search
+from fedkim_core.tune.outcome import experiment
+
+MU = "strategy.proximal_mu=tag(log,interval(1e-4,1))"
+
+
+class Runs:
+    """Stands for ``fedkim run``: two rounds whose score follows from the settings."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+        self.interrupt_at = self.fail_at = -1
+
+    def score(self, words: list[str]) -> float:
+        made = compose(words)
+        best = abs(math.log10(max(made.strategy.proximal_mu, 1e-6)) + 2)  # at 0.01
+        return 0.9 - 0.1 * best - 0.01 * abs(made.injector.rank - 4)
+
+    def __call__(self, words: list[str], folder: Path, log: Path, watch: Watch) -> Outcome:
+        at = len(self.asked)
+        self.asked.append(list(words))
+        if at == self.interrupt_at:
+            raise KeyboardInterrupt
+        if at == self.fail_at:
+            return Outcome(1, "the disk is full", 1.0)
+        folder.mkdir(parents=True)
+        progress = Progress()
+        for round in (1, 2):
+            score = self.score(words) - 0.05 * (2 - round)
+            lines = [
+                {"round": round, "task": "a", "role": "train", "injected": {"auroc": score}},
+                # Neither another task's role nor another metric counts.
+                {"round": round, "task": "b", "role": "unseen", "injected": {"auroc": 0.0}},
+                {"round": round, "task": "c", "role": "train", "injected": {"f1": 0.0}},
+            ]
+            with (folder / "metrics.jsonl").open("a") as out:
+                out.writelines(json.dumps(line) + "\n" for line in lines)
+            progress.update({"event": "round", "seconds": 1.0, "time": 0.0})
+            if not watch(progress):
+                return Outcome(130, "", 1.0, stopped=True)
+        return Outcome(0, "", 2.0)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    made = Runs()
+    monkeypatch.setattr(search, "run_child", made)
+    return made
+
+
+def tune(words: list[str], out: Path, trials: int | None = None, **more: object) -> tuple[int, str]:
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    options = {"seed": 0, "prune": False} | more
+    return command.run(words, out=out, trials=trials, console=console, **options), shown.getvalue()
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_is_made_once_and_its_best_is_an_experiment(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["experiment=quick", "strategy=fedprox", "strategy.proximal_mu=0.01,0.1,1"]
+    words += ["injector.rank=4,6"]
+    out = tmp_path / "out"
+    code, shown = tune(words, out)
+    assert code == OK
+    assert len(runs.asked) == 6
+    assert "best: trial" in shown
+    assert "0.9000: strategy.proximal_mu=0.01 injector.rank=4" in shown
+    tune(words, out)
+    assert len(runs.asked) == 6
+    assert len(rows(out)) == 6
+    assert (out / "importance.svg").is_file()
+    # best.yaml, put where it says, is the configuration of the best trial.
+    folder = shutil.copytree(CONF, tmp_path / "conf")
+    shutil.copy(out / "best.yaml", folder / "experiment" / "found.yaml")
+    monkeypatch.setattr(config, "CONF", folder)
+    fixed = ["experiment=quick", "strategy=fedprox"]
+    wanted = compose([*fixed, "strategy.proximal_mu=0.01", "injector.rank=4"])
+    assert compose(["experiment=found"]) == wanted
+
+
+def test_a_search_comes_near_and_goes_on(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["strategy=fedprox", MU]
+    runs.interrupt_at = 5
+    code, _ = tune(words, out, 12)
+    assert code == STOPPED
+    assert len(runs.asked) == 6
+    cut = runs.asked[5]
+    code, _ = tune(words, out, 12)
+    assert code == OK
+    assert runs.asked[6] == cut  # what was cut off comes first
+    assert len(runs.asked) == 13
+    values = {w for asked in runs.asked for w in asked if w.startswith("strategy.proximal_mu")}
+    assert len(values) == 12
+    best = max(float(row["value"]) for row in rows(out) if row["value"])
+    assert best > 0.85
+    assert 1e-3 < yaml.safe_load((out / "best.yaml").read_text())["strategy"]["proximal_mu"] < 0.1
+
+
+def test_a_hopeless_trial_is_stopped(runs: Runs, tmp_path: Path) -> None:
+    # Good ones first: a grid is tried in its order.
+    words = ["strategy=fedprox", "strategy.proximal_mu=0.01,0.011,0.012,0.013,1", "rounds=2"]
+    code, shown = tune(words, tmp_path / "out", prune=True)
+    assert code == OK
+    assert "stopped after round 2" in shown or "stopped after round 1" in shown
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["complete"] * 4 + ["pruned"]
+
+
+def test_a_failed_trial_stops_nothing(runs: Runs, tmp_path: Path) -> None:
+    runs.fail_at = 1
+    words = ["injector.rank=2,3,4"]
+    code, shown = tune(words, tmp_path / "out")
+    assert code == OK
+    assert "failed: the disk is full" in shown
+    found = rows(tmp_path / "out")
+    assert [row["state"] for row in found] == ["complete", "fail", "complete"]
+    assert found[1]["reason"] == "the disk is full"
+    tune(words, tmp_path / "out")  # tried again
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["complete", "fail"] + [
+        "complete"
+    ] * 2
+
+
+def test_every_trial_failed(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.fail_at = 0
+    code, _ = tune([MU], tmp_path / "out", 1)
+    assert code == FAILED
+    assert "no trial was completed" in capsys.readouterr().err
+
+
+def test_trials_of_the_injector_share_a_federation(runs: Runs, tmp_path: Path) -> None:
+    tune(["injector.rank=2,4"], tmp_path / "out")
+    assert runs.asked[0][-1] == "federation.record=true"
+    assert runs.asked[1][-1].startswith("federation.replay=")
+    assert "trial-000" in runs.asked[1][-1]
+    tune(["strategy.proximal_mu=0.1,0.2"], tmp_path / "other")
+    assert not any("federation" in word for asked in runs.asked[2:] for word in asked)
+
+
+def test_what_is_wrong_is_named_before_a_trial(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="strategy=fedpro: unknown"):
+        tune(["strategy=fedavg,fedpro"], tmp_path / "a")
+    with pytest.raises(UserError, match=r"injector\.rank=0"):
+        tune(["injector.rank=int(interval(0,3))"], tmp_path / "b")
+    tune(["injector.rank=2,4"], tmp_path / "c")
+    with pytest.raises(UserError, match="holds another search"):
+        tune(["injector.rank=2,5"], tmp_path / "c")
+    assert len(runs.asked) == 2
+
+
+def test_overrides_as_an_experiment_file() -> None:
+    made = experiment(
+        [
+            "experiment=quick",
+            "strategy=fedavg",
+            "tasks=[lung_opacity]",
+            "strategy=fedprox",
+            "strategy.proximal_mu=0.5",
+            "data.root='/a b'",
+            "+data.by=natural",
+        ]
+    )
+    assert made == {
+        "defaults": ["quick", {"override /strategy": "fedprox"}],
+        "tasks": ["lung_opacity"],
+        "strategy": {"proximal_mu": 0.5},
+        "data": {"root": "/a b", "by": "natural"},
+    }
