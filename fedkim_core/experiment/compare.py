@@ -1,8 +1,9 @@
 """Differences between two rows of an experiment on the same patients.
 
-Each run's ``answers.parquet`` holds what it said of every test example. Two rows are compared seed by
-seed, on examples that both answered; a patient's examples are drawn together (Efron & Tibshirani,
-An Introduction to the Bootstrap, 1993). What seeds change stands beside it and is not in the interval.
+Each run's ``answers.parquet`` holds what it said of every test example. Two rows are compared seed
+by seed, on examples that both answered; a patient's examples are drawn together (Efron &
+Tibshirani, An Introduction to the Bootstrap, 1993). What seeds change stands beside the interval,
+not in it.
 """
 
 from pathlib import Path
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import RowFile
 from fedkim_core.experiment.tables import Table
-from fedkim_core.metrics import auroc
 from fedkim_core.seeds import derive
 
 ANSWERS = "answers.parquet"
@@ -29,7 +29,6 @@ def compare(work: Work, rows: dict[str, RowFile], reference: str) -> pl.DataFram
 
     Columns ``row, task, seeds, difference, sd_seeds, low, high, n``: the mean of the seeds'
     differences, their standard deviation, and the 95 % interval over patients of that mean.
-    Seeds that do not have the same test patients (synthetic data) count as patients of their own.
     """
     base = _answers(work, rows[reference])
     found: list[dict[str, Any]] = []
@@ -90,37 +89,50 @@ def _pairs(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
 
 def _difference(pairs: pl.DataFrame, seed: int) -> dict[str, Any] | None:
     patients, owner = np.unique(pairs["patient_id"].to_numpy(), return_inverse=True)
-    seeds = [np.flatnonzero(pairs["seed"].to_numpy() == s) for s in pairs["seed"].unique().sort()]
     label, one, other = (pairs[name].to_numpy() for name in ("label", "logit", "other"))
-
-    def differences(rows: list[NDArray[np.int64]]) -> list[float]:
-        both = [(auroc(label[r], one[r]), auroc(label[r], other[r])) for r in rows]
-        return [a - b for a, b in both if a is not None and b is not None]
-
-    point = differences(seeds)
-    if not point or len(patients) < 2:
-        return None
-    places = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[places], np.arange(len(patients) + 1))
+    of_seed = [pairs["seed"].to_numpy() == s for s in pairs["seed"].unique().sort()]
     rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(RESAMPLES):
-        # A patient whom several seeds were tested on is drawn for all of them.
-        chosen = rng.integers(0, len(patients), len(patients))
-        rows = np.concatenate([places[starts[p] : starts[p + 1]] for p in chosen])
-        which = pairs["seed"].to_numpy()[rows]
-        drawn = differences([rows[which == s] for s in np.unique(which)])
-        if drawn:
-            draws.append(float(np.mean(drawn)))
-    low, high = np.quantile(draws, (0.025, 0.975)) if draws else (None, None)
+    drawn = rng.integers(0, len(patients), (RESAMPLES, len(patients)))
+    drawn += len(patients) * np.arange(RESAMPLES)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=RESAMPLES * len(patients))
+    # The first line is the sample itself. A patient of several seeds is drawn for all of them.
+    weights = np.ones((RESAMPLES + 1, len(patients)))
+    weights[1:] = times.reshape(RESAMPLES, -1)
+    weights = weights[:, owner]
+    each = np.stack(
+        [
+            aurocs(label[own], one[own], weights[:, own])
+            - aurocs(label[own], other[own], weights[:, own])
+            for own in of_seed
+        ]
+    )
+    each = each[~np.isnan(each[:, 0])]
+    if not len(each):
+        return None
+    draws = each[:, 1:].mean(0)
+    draws = draws[~np.isnan(draws)]
+    low, high = np.quantile(draws, (0.025, 0.975)) if len(draws) > 1 else (None, None)
     return {
-        "seeds": len(point),
-        "difference": float(np.mean(point)),
-        "sd_seeds": float(np.std(point, ddof=1)) if len(point) > 1 else None,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
+        "seeds": len(each),
+        "difference": float(each[:, 0].mean()),
+        "sd_seeds": float(each[:, 0].std(ddof=1)) if len(each) > 1 else None,
+        "low": low,
+        "high": high,
         "n": len(pairs),
     }
+
+
+def aurocs(labels: Floats, logits: Floats, weights: Floats) -> Floats:
+    """``[B]`` AUROC of rows that count ``weights [B, n]`` times; NaN where one class is missing."""
+    order = np.argsort(logits, kind="stable")
+    ranked = logits[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    yes = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
+    no = np.add.reduceat(weights[:, order] * (1 - labels[order]), starts, axis=1)
+    won = (yes * (no.cumsum(1) - no / 2)).sum(1)  # a tie is half a win
+    pairs = yes.sum(1) * no.sum(1)
+    area: Floats = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
+    return area
 
 
 def table(compared: pl.DataFrame, reference: str) -> Table:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fedkim_core.experiment import compare as comparison
 from fedkim_core.experiment import figures, results, tables
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import RowFile
@@ -23,6 +24,11 @@ def conclude(work: Work) -> Path | None:
     summary = tables.over_seeds(scored)
     synthetic = bool(found["synthetic"].any())
     made = tables.score_tables(summary, synthetic=synthetic)
+    if file.compare:
+        compared = comparison.compare(work, rows, file.compare)
+        if not compared.is_empty():
+            made["compare"] = comparison.table(compared, file.compare)
+            compared.write_csv(root / "compare.csv")
     made["cost"] = tables.cost_table(found)
     tables.write(made, summary, root / "tables")
     picture = root / "figures" / "scores.svg"
