@@ -401,7 +401,7 @@ def tune(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the search; one begun is gone on with.")],
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many; default 20, or the whole grid.")
+        int | None, typer.Option(min=1, help="How many in all; default 20, or the whole grid.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is tried; runs have their own.")] = 0,
     prune: Annotated[bool, typer.Option(help="Stop trials that are below the median.")] = True,

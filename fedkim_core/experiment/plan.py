@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,12 +96,12 @@ class Cell:
     def label(self) -> str:
         return f"{self.name}, seed {self.seed}"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identity of what is computed: the resolved configuration and the code's version."""
         return f"{self.settings_key}-{guard.code_digest()[:12]}"
 
-    @property
+    @cached_property
     def settings_key(self) -> str:
         """The half of :attr:`key` that the settings make."""
         if self.config is None:
@@ -109,7 +110,7 @@ class Cell:
         del settings["federation"]["record"], settings["federation"]["replay"]
         return _digest(settings)
 
-    @property
+    @cached_property
     def federation_key(self) -> str | None:
         """Equal in cells whose sites learn the same; None where injection feeds back to them."""
         if self.config is None or self.config.injector.train_encoders:

@@ -34,6 +34,8 @@ from fedkim_core.view import duration
 
 JOURNAL = "journal.log"
 STUDY = "fedkim"
+TRIALS = 20
+"""Unless more or fewer are asked for; a grid is always tried whole."""
 STARTUP = 4
 """Trials that no other can have pruned: there is too little to compare with."""
 
@@ -118,11 +120,13 @@ class Search:
                 self.study.enqueue_trial(values)
 
     def _left(self, wanted: int | None) -> int:
-        if self.space.is_grid and wanted is None:
-            return len(self.trials(TrialState.WAITING))
         ended = self.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         cut = [t for t in ended if t.state == TrialState.FAIL and "reason" not in t.user_attrs]
-        return (wanted or 20) - (len(ended) - len(cut))
+        left = (wanted or TRIALS) - (len(ended) - len(cut))
+        if self.space.is_grid:
+            waiting = len(self.trials(TrialState.WAITING))
+            return waiting if wanted is None else min(waiting, left)
+        return left
 
     def run(self, wanted: int | None, console: Console) -> None:
         """Make trials until ``wanted`` are there (default: the whole grid, or 20).
@@ -158,9 +162,11 @@ class Search:
             nonlocal seen
             while seen < len(progress.round_seconds):
                 seen += 1
-                trial.report(objective(folder, seen), seen)
-                if trial.should_prune():
-                    return False
+                score = objective(folder, seen)
+                if score is not None:
+                    trial.report(score, seen)
+                    if trial.should_prune():
+                        return False
             return True
 
         began = time.monotonic()
@@ -172,11 +178,12 @@ class Search:
         if outcome.stopped:
             self.study.tell(trial, state=TrialState.PRUNED)
             return f"stopped after round {seen}, others did better by then; {spent}"
-        if outcome.code != OK:
-            trial.set_user_attr("reason", outcome.reason)
+        value = objective(folder) if outcome.code == OK else None
+        if value is None:
+            reason = outcome.reason or "no AUROC of a trained task on the validation set"
+            trial.set_user_attr("reason", reason)
             self.study.tell(trial, state=TrialState.FAIL)
-            return f"failed: {outcome.reason}"
-        value = objective(folder)
+            return f"failed: {reason}"
         self.study.tell(trial, value)
         return f"mean validation AUROC of trained tasks {value:.4f}; {spent}"
 
@@ -193,13 +200,10 @@ class Search:
         return ["federation.record=true"]
 
 
-def objective(folder: Path, round: int | None = None) -> float:
+def objective(folder: Path, round: int | None = None) -> float | None:
     """Mean validation AUROC of the trained tasks after ``round`` (default: the last one).
 
-    Of the injected model, or of the extractor where nothing is injected.
-
-    Raises:
-        UserError: the run has no such line.
+    Of the injected model, or of the extractor where nothing is injected; None without any AUROC.
     """
     rows, _ = read_rows(folder)
     last = round or max((row.round for row in rows), default=0)
@@ -209,9 +213,7 @@ def objective(folder: Path, round: int | None = None) -> float:
         if row.round == last and row.role == "train"
         if "auroc" in (scores := row.injected or row.extractor or {})
     ]
-    if not values:
-        raise UserError(f"{folder / 'metrics.jsonl'}: no AUROC of a trained task to go by")
-    return statistics.fmean(values)
+    return statistics.fmean(values) if values else None
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

@@ -177,6 +177,23 @@ def test_what_is_wrong_is_named_before_a_trial(runs: Runs, tmp_path: Path) -> No
     assert len(runs.asked) == 2
 
 
+def test_the_objective_is_about_trained_tasks_alone(tmp_path: Path) -> None:
+    def line(round: int, task: str, role: str, **scores: object) -> str:
+        return json.dumps({"round": round, "task": task, "role": role, **scores}) + "\n"
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(line(1, "a", "train", injected={"f1": 1.0}))
+    assert search.objective(tmp_path) is None
+    path.write_text(
+        line(1, "a", "train", injected={"auroc": 0.5})
+        + line(2, "a", "train", injected={"auroc": 0.6}, extractor={"auroc": 0.9})
+        + line(2, "b", "train", injected=None, extractor={"auroc": 0.8})
+        + line(2, "c", "unseen", injected={"auroc": 0.0})
+    )
+    assert search.objective(tmp_path) == pytest.approx(0.7)
+    assert search.objective(tmp_path, 1) == 0.5
+
+
 def test_overrides_as_an_experiment_file() -> None:
     made = experiment(
         [
