@@ -151,7 +151,7 @@ class FoundationConfig(_Section):
 class FederationConfig(_Section):
     """Whose patients train the extractor: the federation, or what it is compared with."""
 
-    kind: Literal["federated", "public", "local", "central"]
+    kind: Literal["federated", "public", "local", "central"] = "federated"
     """federated: every site its own; public: nobody but the server, its public set (FedKIM_pub);
     local: one site alone; central: one client that holds the patients of all sites."""
     site: str | Count | None = None
@@ -306,7 +306,7 @@ class Config(_Section):
     resume: str | None = None
     """A run folder to go on with, instead of a new run (fedkim_core/resume.py)."""
     data: DataConfig
-    federation: FederationConfig
+    federation: FederationConfig = FederationConfig()
     extractor: ExtractorConfig
     foundation: FoundationConfig
     injector: InjectorConfig
