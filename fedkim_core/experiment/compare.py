@@ -22,6 +22,16 @@ ANSWERS = "answers.parquet"
 RESAMPLES = 1000
 Floats = NDArray[np.float64]
 KEYS = ["task", "example_id"]
+ANSWERED = pl.Schema(
+    {
+        "seed": pl.Int64(),
+        "task": pl.String(),
+        "example_id": pl.String(),
+        "patient_id": pl.String(),
+        "label": pl.Float64(),
+        "logit": pl.Float64(),
+    }
+)
 
 
 def compare(work: Work, rows: dict[str, RowFile], reference: str) -> pl.DataFrame:
@@ -72,9 +82,7 @@ def _answers(work: Work, row: RowFile) -> pl.DataFrame:
                     "logit",
                 )
             )
-    empty = {"seed": pl.Int64, "task": pl.String, "example_id": pl.String}
-    empty |= {"patient_id": pl.String, "label": pl.Float64, "logit": pl.Float64}
-    return pl.concat([pl.DataFrame(schema=empty), *(f.cast(empty) for f in frames)])
+    return pl.concat([ANSWERED.to_frame(), *(f.cast(ANSWERED) for f in frames)])
 
 
 def _pairs(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:

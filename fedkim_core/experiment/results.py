@@ -11,7 +11,8 @@ from fedkim_core.errors import UserError
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import Cell
 from fedkim_core.experiment.state import Ended
-from fedkim_core.report.schema import Estimate, Summary, Task, read_summary
+from fedkim_core.report.parts import Estimate
+from fedkim_core.report.schema import Summary, Task, read_summary
 
 RESULTS = "results.parquet"
 SCHEMA = {

@@ -112,10 +112,9 @@ def score_tables(summary: pl.DataFrame, *, synthetic: bool) -> dict[str, Table]:
             [row, *(cells.get((row, task), "") for task in tasks)]
             for row in own["row"].unique(maintain_order=True).to_list()
         ]
-        seeds = own["seeds"]
-        count = (
-            f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-        )
+        seeds = own["seeds"].to_list()
+        fewest, most = min(seeds), max(seeds)
+        count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
         note = (
             f"Mean ± standard deviation over seeds ({count}); in brackets the 95 % interval over "
             "patients that a single run has, mean of its bounds over seeds."

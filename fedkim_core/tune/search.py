@@ -17,6 +17,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
@@ -61,7 +62,7 @@ class Search:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {root}: cannot be created ({error.strerror})") from error
-        backend = optuna.storages.journal.JournalFileBackend(str(root / JOURNAL))
+        backend = JournalFileBackend(str(root / JOURNAL))
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if prune:
             pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
