@@ -103,7 +103,8 @@ class Search:
     # --- which trials ----------------------------------------------------------------------
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False, states=states or None)
+        return found
 
     def _queue(self) -> None:
         """What an interruption cut off, and the part of a grid that is not done."""
