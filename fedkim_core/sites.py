@@ -18,8 +18,8 @@ def by_site(card: TaskCard, answers: Answers, bootstrap: int, seed: int) -> dict
 
     Returns:
         ``metric``, ``sites`` (``{n, patients, value, low, high}`` each), ``left_out`` (by site,
-        why), ``lowest`` and ``gap`` (null with fewer than two sites), ``unknown`` (rows without a
-        site). None where the data name no site at all.
+        why), ``gap`` (null with fewer than two sites), ``lowest`` (null without a gap), ``unknown``
+        (rows without a site). None where the data name no site at all.
     """
     named = sorted({site for site in answers.sites if site is not None})
     if not named:
@@ -39,12 +39,13 @@ def by_site(card: TaskCard, answers: Answers, bootstrap: int, seed: int) -> dict
         else:
             sites[site] = {"n": len(rows), "patients": patients, **drawn.metrics[metric]}
     ranked = sorted(sites, key=lambda site: sites[site]["value"])
+    gap = sites[ranked[-1]]["value"] - sites[ranked[0]]["value"] if len(ranked) > 1 else None
     return {
         "metric": metric,
         "sites": sites,
         "left_out": left_out,
-        "lowest": ranked[0] if len(ranked) > 1 else None,
-        "gap": sites[ranked[-1]]["value"] - sites[ranked[0]]["value"] if len(ranked) > 1 else None,
+        "lowest": ranked[0] if gap else None,
+        "gap": gap,
         "unknown": answers.sites.count(None),
     }
 

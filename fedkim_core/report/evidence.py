@@ -67,7 +67,7 @@ def by_site(summary: Summary) -> SiteTable | None:
     if not rows:
         return None
     sites = sorted({site for _, _, own in rows for site in (*own.sites, *own.left_out)})
-    gaps = [(name, own) for name, _, own in rows if own.gap is not None]
+    gaps = [(name, own) for name, _, own in rows if own.gap and own.lowest]
     widest = max(gaps, key=lambda row: row[1].gap or 0.0) if gaps else None
     return SiteTable(sites, rows, widest)
 

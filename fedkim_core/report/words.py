@@ -227,6 +227,8 @@ def _language_prior(summary: Summary) -> str:
     if not judged:
         return ""
     flagged = [spaced(name) for name, prior in judged.items() if prior.flagged]
+    if not flagged and all(prior.verdict != "knowledge" for prior in judged.values()):
+        return ""
     if not flagged:
         return "No gain survives when patients get each other's data, as it should be."
     return (

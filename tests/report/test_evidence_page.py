@@ -71,6 +71,9 @@ def test_the_answer_rests_on_the_paired_tests(values) -> None:
     for task in honest["tasks"].values():
         task["language_prior"] = {"verdict": "knowledge", "share": 0.1}
     assert answer_first(parse_summary(honest))[-1].startswith("No gain survives")
+    for task in honest["tasks"].values():
+        task["language_prior"] = {"verdict": "no gain", "share": None}
+    assert "survives" not in " ".join(answer_first(parse_summary(honest)))
 
 
 def test_a_difference_is_clear_after_correction_only(values) -> None:
