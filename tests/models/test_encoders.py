@@ -81,6 +81,11 @@ def test_size_is_within_the_promise() -> None:
     assert 1e6 <= count_parameters(KnowledgeExtractor(config, config.cards())) <= 5e6
 
 
+def build(overrides: list[str]) -> KnowledgeExtractor:
+    config = compose(overrides)
+    return KnowledgeExtractor(config, config.cards())
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -90,9 +95,8 @@ def test_size_is_within_the_promise() -> None:
     ],
 )
 def test_wrong_encoder_settings_are_one_line(override: str, message: str) -> None:
-    config = compose(override.split())
     with pytest.raises(UserError, match=message) as caught:
-        KnowledgeExtractor(config, config.cards())
+        build(override.split())
     assert "\n" not in str(caught.value)
 
 
