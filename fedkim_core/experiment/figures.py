@@ -51,7 +51,7 @@ def draw(
     axes.axhline(0.5, color="0.6", linewidth=0.8) if axis else axes.axvline(
         0.5, color="0.6", linewidth=0.8
     )
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     axes.set_title("Points: seeds; line or bar: their mean", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": "fedkim"}):  # same data, same bytes
