@@ -61,8 +61,8 @@ def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workp
         if partition >= len(members):
             raise UserError(f"node {partition} has no site folder: there are {len(members)}")
         folders = members[partition]
-    elif config.federation.kind != "federated":
-        raise UserError(f"federation={config.federation.kind}: is for simulations, not for a site")
+    elif config.federation.name != "federated":
+        raise UserError(f"federation={config.federation.name}: is for simulations, not for a site")
     else:
         folders = (folder,)
     sites = [Site.open(path) for path in folders]
@@ -78,7 +78,7 @@ def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workp
     }
     with seeded(config.seed, "extractor"):
         extractor = KnowledgeExtractor(config, config.cards())
-    name = sites[0].card.name if len(sites) == 1 else config.federation.kind
+    name = sites[0].card.name if len(sites) == 1 else config.federation.name
     return Workplace(config, name, extractor, Contract.of(extractor), examples)
 
 

@@ -151,11 +151,11 @@ class FoundationConfig(_Section):
 class FederationConfig(_Section):
     """Whose patients train the extractor: the federation, or what it is compared with."""
 
-    kind: Literal["federated", "public", "local", "central"] = "federated"
+    name: Literal["federated", "public", "local", "central"] = "federated"
     """federated: every site its own; public: nobody but the server, its public set (FedKIM_pub);
     local: one site alone; central: one client that holds the patients of all sites."""
     site: str | Count | None = None
-    """Kind local: which site, by its name or by its place (0, 1, ...) in the order of names."""
+    """Of ``local``: which site, by its name or by its place (0, 1, ...) in the order of names."""
     public_epochs: Count = 0
     """Epochs over the public set by which the server tunes what it has aggregated, every round."""
     record: bool = False
@@ -165,9 +165,9 @@ class FederationConfig(_Section):
 
     @model_validator(mode="after")
     def _local_names_a_site(self) -> "FederationConfig":
-        if (self.kind == "local") != (self.site is not None):
+        if (self.name == "local") != (self.site is not None):
             raise ValueError(
-                "kind local, and no other, needs federation.site, a site's name or its number"
+                "local, and no other, needs federation.site, a site's name or its number"
             )
         return self
 

@@ -37,11 +37,11 @@ class Network:
             UserError: there is no such site.
         """
         sites = self.sites
-        if federation.kind == "public":
+        if federation.name == "public":
             return [(self.server_set("public"),)]
-        if federation.kind == "central":
+        if federation.name == "central":
             return [tuple(sites)]
-        if federation.kind == "local":
+        if federation.name == "local":
             wanted = federation.site
             own = [p for i, p in enumerate(sites) if wanted in (i, p.name)]
             if not own:

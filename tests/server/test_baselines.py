@@ -56,8 +56,8 @@ def test_who_takes_part(network: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["federation=local"], r"kind local, and no other, needs federation\.site"),
-        (["federation=central", "federation.site=1"], "kind local, and no other"),
+        (["federation=local"], r"local, and no other, needs federation\.site"),
+        (["federation=central", "federation.site=1"], "local, and no other"),
         (["federation=lokal"], "central, federated, local, public"),
         (["injector.gate.top_k=13"], "there are 12 experts"),
     ],
