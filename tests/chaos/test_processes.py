@@ -19,10 +19,10 @@ Start = Callable[..., Command]
 @pytest.fixture(scope="module")
 def whole(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of a run that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    code, faults = start(network, folder).outcome()
+    command = start(network, tmp_path_factory.mktemp("whole") / "run")
+    code, faults = command.outcome()
     assert code == 0, faults
-    return folder
+    return command.folder
 
 
 @pytest.fixture
