@@ -49,7 +49,8 @@ def test_the_page_in_a_browser(port: int, files: dict[str, Path], tmp_path: Path
     """Choose a task, load a study, see the answer; nothing is fetched from anywhere else."""
     pictures = Path(os.environ.get("FEDKIM_SCREENSHOTS", tmp_path))
     with open_page(f"http://127.0.0.1:{port}/", tmp_path) as page:
-        page.until("!document.getElementById('send')?.disabled")
+        page.until("document.getElementById('task')?.options.length > 0")
+        page.until("!document.getElementById('send').disabled")
         assert "not a medical device" in page.value("document.body.innerText")
         choose = "(t => {const s = document.getElementById('task'); s.value = t; "
         choose += "s.dispatchEvent(new Event('change'));})"
