@@ -453,7 +453,7 @@ def evaluate(
     # The one place where fedkim_core reaches for the server's code, by name and at run time: a
     # hospital's installation has this command without having what it needs.
     require("transformers", "peft")
-    server = importlib.import_module("server_app.run")
+    server = importlib.import_module("server_app.finished")
     typer.echo(str(server.evaluate_run(folder, split, checkpoint, controls=controls)))
 
 

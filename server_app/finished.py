@@ -1,14 +1,18 @@
-"""A finished run, opened again to be used: its model as the last checkpoint left it."""
+"""A finished run, opened again: to be used, or to be asked again."""
 
 from pathlib import Path
 
+from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import locate, prepare
+from fedkim_core.errors import UserError
 from fedkim_core.models.injected import InjectedModel
-from server_app import checkpoint
-from server_app.run import build_model, load_set
+from fedkim_core.report import write_report
+from server_app import checkpoint, summary
+from server_app.evaluation import ask
+from server_app.run import ask_all, build_model, entries, load_set
 
 
 def load_model(folder: Path, dtype: str | None = None) -> tuple[Config, InjectedModel]:
@@ -40,3 +44,51 @@ def load_validation(config: Config) -> tuple[list[Example], bool | None]:
             return [], None
         prepare(config)
     return load_set(config, "validation")
+
+
+def evaluate_run(
+    folder: Path, split: str = "test", which: str = checkpoint.LAST, *, controls: bool = False
+) -> Path:
+    """Ask a checkpoint of a run again; writes ``evaluation-<split>.json``.
+
+    Args:
+        split: ``validation`` or ``test``.
+        which: ``last``, ``best`` or the number of a round; other than ``last`` it becomes a part
+            of the file's name.
+        controls: whether to ask with one thing spoilt as well.
+
+    With the test set and the last round, ``answers.parquet``, ``summary.json`` and ``report.html``
+    become the new ones, where there is a summary.
+
+    Raises:
+        UserError: no run folder, no such checkpoint, or no such set.
+    """
+    if split not in ("validation", "test"):
+        raise UserError(f"split={split}: must be validation or test")
+    config = configuration.load(folder)
+    chosen = checkpoint.find(folder, which)
+    prepare(config)
+    examples, synthetic = load_set(config, split)
+    model = build_model(config)
+    before = ask(model, examples, config.evaluation, plain=True) if config.injector.enabled else {}
+    federated = checkpoint.load(chosen, model)
+    answers = ask_all(
+        config, model, examples, before=before, federated=federated, controls=controls
+    )
+    tasks = entries(config, answers, synthetic=synthetic)
+    round = checkpoint.read_state(chosen)["round"]
+    result = {
+        "schema_version": 1,
+        "split": split,
+        "checkpoint": {"which": which, "round": round},
+        "synthetic": synthetic,
+        "tasks": tasks,
+    }
+    named = "" if which == checkpoint.LAST else f"-{which}"
+    path = summary.write(folder, result, f"evaluation-{split}{named}.json")
+    if split == "test" and round == config.rounds:
+        answers_file.write(folder, answers)
+        if (folder / "summary.json").is_file():
+            summary.replace_tasks(folder, tasks)
+            write_report(folder)
+    return path

@@ -268,7 +268,7 @@ class Run:
         if self.config.federation.record:
             replay.record(self.folder, round, self._aggregated, self.strategy)
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
-        injected = self._score(self._ask(trained), bootstrap=0)
+        injected = self._score(ask_injected(self.config, self.model, trained), bootstrap=0)
         for task, card in self.model.cards.items():
             if task not in injected and task not in self._validated:
                 continue
@@ -308,29 +308,21 @@ class Run:
 
     def test(self) -> dict[str, Any]:
         """The ``tasks`` part of the summary: FM alone, extractor's own heads, injected FM."""
-        config, model, test = self.config, self.model, self.sets["test"]
-        size = config.evaluation.batch_size
-        answers = {"before": self.before, "injected": self._ask(test)}
-        if config.injector.train_encoders:
-            answers["extractor_after"] = ask_heads(model.extractor, test, size)
-        injected_arrays = model.extractor.arrays()
-        model.extractor.load_arrays(self.federated)
-        answers["extractor"] = ask_heads(model.extractor, test, size)
-        model.extractor.load_arrays(injected_arrays)
-        if config.evaluation.controls and config.injector.enabled:
-            answers |= ask_controls(model, test, config.evaluation, config.seed)
+        config = self.config
+        answers = ask_all(
+            config,
+            self.model,
+            self.sets["test"],
+            before=self.before,
+            federated=self.federated,
+            controls=config.evaluation.controls,
+        )
         answers_file.write(self.folder, answers)
         for task, scores in self._score(
             answers["injected"] or answers["extractor"], bootstrap=0
         ).items():
             self._tell(config.rounds, task, scores)
         return entries(config, answers, synthetic=self.synthetic)
-
-    def _ask(self, examples: list[Example]) -> dict[str, Answers]:
-        """The injected model's answers; none when nothing is injected."""
-        if not self.config.injector.enabled:
-            return {}
-        return ask(self.model, examples, self.config.evaluation)
 
     def _score(self, answers: Any, *, bootstrap: int) -> dict[str, Scores]:
         return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
@@ -393,6 +385,42 @@ def _tell_end(recorder: Recorder, error: Exception) -> None:
         log.error("%s", why)
 
 
+def ask_injected(
+    config: Config, model: InjectedModel, examples: Sequence[Example]
+) -> dict[str, Answers]:
+    """The injected model's answers; none when nothing is injected."""
+    return ask(model, examples, config.evaluation) if config.injector.enabled else {}
+
+
+def ask_all(
+    config: Config,
+    model: InjectedModel,
+    examples: Sequence[Example],
+    *,
+    before: Mapping[str, Answers],
+    federated: Arrays,
+    controls: bool,
+) -> dict[str, Mapping[str, Answers]]:
+    """Every column of ``answers.parquet``.
+
+    Args:
+        before: what the foundation model alone said.
+        federated: the extractor as aggregated, before injection.
+        controls: whether to ask with one thing spoilt as well.
+    """
+    size = config.evaluation.batch_size
+    answers = {"before": before, "injected": ask_injected(config, model, examples)}
+    if config.injector.train_encoders:
+        answers["extractor_after"] = ask_heads(model.extractor, examples, size)
+    injected_arrays = model.extractor.arrays()
+    model.extractor.load_arrays(federated)
+    answers["extractor"] = ask_heads(model.extractor, examples, size)
+    model.extractor.load_arrays(injected_arrays)
+    if controls and config.injector.enabled:
+        answers |= ask_controls(model, examples, config.evaluation, config.seed)
+    return answers
+
+
 def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, Any]:
     """The ``tasks`` part of the summary."""
     return task_entries(
@@ -402,58 +430,3 @@ def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, A
         seed=config.seed,
         synthetic=synthetic,
     )
-
-
-def evaluate_run(
-    folder: Path, split: str = "test", which: str = checkpoint.LAST, *, controls: bool = False
-) -> Path:
-    """Ask a checkpoint of a run again; writes ``evaluation-<split>.json``.
-
-    Args:
-        split: ``validation`` or ``test``.
-        which: ``last``, ``best`` or the number of a round; other than ``last`` it becomes a part
-            of the file's name.
-        controls: whether to ask with one thing spoilt as well.
-
-    With the test set and the last round, ``answers.parquet``, ``summary.json`` and ``report.html``
-    become the new ones, where there is a summary.
-
-    Raises:
-        UserError: no run folder, no such checkpoint, or no such set.
-    """
-    if split not in ("validation", "test"):
-        raise UserError(f"split={split}: must be validation or test")
-    config = configuration.load(folder)
-    chosen = checkpoint.find(folder, which)
-    prepare(config)
-    examples, synthetic = load_set(config, split)
-    model = build_model(config)
-    asked = examples if config.injector.enabled else []
-    before = ask(model, asked, config.evaluation, plain=True)
-    federated = checkpoint.load(chosen, model)
-    answers = {"before": before, "injected": ask(model, asked, config.evaluation)}
-    if controls:
-        answers |= ask_controls(model, asked, config.evaluation, config.seed)
-    if config.injector.train_encoders:
-        answers["extractor_after"] = ask_heads(
-            model.extractor, examples, config.evaluation.batch_size
-        )
-    model.extractor.load_arrays(federated)
-    answers["extractor"] = ask_heads(model.extractor, examples, config.evaluation.batch_size)
-    tasks = entries(config, answers, synthetic=synthetic)
-    round = checkpoint.read_state(chosen)["round"]
-    result = {
-        "schema_version": 1,
-        "split": split,
-        "checkpoint": {"which": which, "round": round},
-        "synthetic": synthetic,
-        "tasks": tasks,
-    }
-    named = "" if which == checkpoint.LAST else f"-{which}"
-    path = summary.write(folder, result, f"evaluation-{split}{named}.json")
-    if split == "test" and round == config.rounds:
-        answers_file.write(folder, answers)
-        if (folder / "summary.json").is_file():
-            summary.replace_tasks(folder, tasks)
-            write_report(folder)
-    return path

@@ -15,7 +15,8 @@ from fedkim_core.config import compose
 from fedkim_core.data.examples import NO, YES, Example, batches
 from fedkim_core.data.network import Network
 from fedkim_core.errors import UserError
-from server_app.run import evaluate_run, execute
+from server_app.finished import evaluate_run
+from server_app.run import execute
 from server_app.tuning import few_examples, tune_extractor
 from tests.grid import InProcessGrid
 from tests.patients import example

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedkim_core import config as configuration
 from fedkim_core import run_folder
 from fedkim_core.errors import UserError
-from server_app.run import evaluate_run
+from server_app.finished import evaluate_run
 from server_app.strategy import RoundFailed
 from tests.interrupted import WORDS, Killed, begin, events, go_on, kept, kill_at
 

@@ -16,7 +16,8 @@ from fedkim_core import answers
 from fedkim_core import config as configuration
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
-from server_app.run import evaluate_run, execute
+from server_app.finished import evaluate_run
+from server_app.run import execute
 from server_app.strategy import RoundFailed
 from tests.tiny import SITES, make_grid, overrides
 
