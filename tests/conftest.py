@@ -14,6 +14,14 @@ settings.register_profile("fedkim", deadline=None, derandomize=True, database=No
 settings.load_profile("fedkim")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, whole federations take turns: each has a process per site."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("federation"))
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     random.seed(0)

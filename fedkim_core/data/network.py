@@ -82,19 +82,13 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
     """
     data = config.data
     root = locate(data, config.seed)
-    if data.kind == "synthetic" and not root.exists():
-        simulate_network(
-            root,
-            seed=config.seed,
-            sites=data.sites,
-            patients=data.patients,
-            public_patients=data.public_patients,
-            validation_patients=data.validation_patients,
-            test_patients=data.test_patients,
-            progress=progress,
-        )
-    if data.kind == "sources" and not root.exists():
-        assemble(data, root, seed=config.seed, progress=progress)
+    if data.kind != "folder" and not root.exists():
+        try:
+            _make(data, root, config.seed, progress)
+        except UserError:
+            # Another run may have made the same network meanwhile, and a folder appears whole.
+            if not root.is_dir():
+                raise
     network = Network(root)
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder")
@@ -116,3 +110,19 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
                     "a patient may be in one folder only"
                 )
     return root
+
+
+def _make(data: DataConfig, root: Path, seed: int, progress: Progress | None) -> None:
+    if data.kind == "sources":
+        assemble(data, root, seed=seed, progress=progress)
+        return
+    simulate_network(
+        root,
+        seed=seed,
+        sites=data.sites,
+        patients=data.patients,
+        public_patients=data.public_patients,
+        validation_patients=data.validation_patients,
+        test_patients=data.test_patients,
+        progress=progress,
+    )

@@ -47,6 +47,20 @@ def test_synthetic_data_are_made_once(private_cache: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == made
 
 
+def test_two_runs_that_begin_together_share_what_one_of_them_made(private_cache: Path) -> None:
+    config = compose([*SIZES, "seed=5"])
+    root, behind = locate(config.data, config.seed), []
+
+    def overtake(*_: object) -> None:
+        if not behind:
+            behind.append(True)
+            prepare(config)
+
+    assert prepare(config, overtake) == root
+    assert behind
+    assert len(Network(root).sites) == 2
+
+
 def test_sizes_and_seed_name_the_folder(tmp_path: Path) -> None:
     folders = {
         locate(compose(words).data, seed)

@@ -1,0 +1,1 @@
+"""The commands of ``fedkim``, a file per kind. Every import that costs time waits until it runs."""
