@@ -58,9 +58,9 @@ def test_a_key_is_settings_and_code(write: Write) -> None:
     path = write(
         {
             "same": [],
-            "again": ["rounds=6"],  # is the default
+            "again": [f"rounds={compose().rounds}"],
             "elsewhere": ["output=/somewhere", "federation.record=true"],
-            "other": ["rounds=5"],
+            "other": ["rounds=4"],
         }
     )
     same, again, elsewhere, other = keys(plan(str(path)))
