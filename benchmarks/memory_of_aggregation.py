@@ -38,7 +38,7 @@ def fedkim(sites: int, parameters: int, combine: Combine) -> torch.Tensor:
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool") as spool:
         for site in range(sites):
             arrays = {MODULE: {NAME: values(site, parameters)}}
-            spool.add(KnowledgeUpdate(f"{site:04}", arrays, {MODULE: 10}, {}), sent)
+            spool.add(KnowledgeUpdate(f"{site:04}", arrays, {MODULE: 10}, {MODULE: 1}, {}), sent)
         assert not outliers({site: held.norms for site, held in spool.held.items()}, 5.0)
         ((_, stack),) = spool.stacks()
         return combine(stack)

@@ -6,17 +6,21 @@ else, and the text stays in the site's own log.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
-from client_app import training
+from client_app import feedback, training
+from client_app.memory import Memory
 from client_app.privacy import protect
-from fedkim_core import exchange, guard
+from client_app.variates import Variates
+from fedkim_core import corrections, exchange, guard
+from fedkim_core.codecs import choose
 from fedkim_core.config import Config, compose, split_overrides
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network, locate
@@ -131,6 +135,9 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
     if not workplace.examples["train"]:
         raise UserError(f"{workplace.name}: no training example of this run's tasks")
     extractor.load_arrays(received)
+    memory = Memory(instructions.run, workplace.name)
+    kept = memory.before(instructions.round)  # nothing, unless codec or strategy needs it
+    variates = _variates(workplace, message.content, kept)
     result = training.train(
         extractor,
         workplace.examples["train"],
@@ -138,15 +145,44 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
         seed=config.seed,
         site=workplace.name,
         round=instructions.round,
+        offsets=variates.offsets() if variates else None,
     )
     noise = generator(config.seed, "noise", workplace.name, instructions.round)
+    arrays = protect(extractor.arrays(result.examples), received, config.privacy, noise)
+    changes = None
+    if variates:
+        # Of what leaves: made of the bare weights, they would tell what privacy has hidden.
+        rate = config.strategy.learning_rate
+        changes = variates.changes(arrays, received, result.steps, rate)
+    codec = choose(instructions.codec)
+    if codec.feedback:
+        arrays = feedback.add(arrays, kept)
     update = KnowledgeUpdate(
         site=workplace.name,
-        arrays=protect(extractor.arrays(result.examples), received, config.privacy, noise),
+        arrays=arrays,
         examples=result.examples,
+        steps=result.steps,
         metrics=result.metrics,
+        variates=changes,
     )
-    return exchange.encode_update(update, workplace.contract)
+    content = exchange.encode_update(update, workplace.contract, codec, received)
+    if codec.feedback or variates:
+        arriving = exchange.decode_content(content, workplace.contract, codec, received)
+        if codec.feedback:
+            kept |= feedback.lost(arrays, arriving.arrays)
+        if variates:
+            kept |= variates.kept(arriving.variates or {})
+        memory.keep(instructions.round, kept)
+    return content
+
+
+def _variates(
+    workplace: Workplace, content: RecordDict, kept: Mapping[str, Tensor]
+) -> Variates | None:
+    correction = corrections.choose(workplace.config.strategy)
+    if correction is None:
+        return None
+    return Variates.of(correction, exchange.decode_variates(content, workplace.contract), kept)
 
 
 @app.evaluate()

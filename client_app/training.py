@@ -1,16 +1,17 @@
 """Local epochs at a site, and what the site measures on its own validation patients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import YES, Batch, Example, batches
 from fedkim_core.exchange import Arrays
+from fedkim_core.local_optimisers import local_optimiser
 from fedkim_core.metrics import auroc
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
@@ -24,6 +25,8 @@ class LocalResult:
 
     examples: dict[str, int]
     """Module -> training examples that used it."""
+    steps: dict[str, int]
+    """Module -> optimiser steps in which it took part."""
     metrics: dict[str, float]
 
 
@@ -35,21 +38,19 @@ def train(
     seed: int,
     site: str,
     round: int,
+    offsets: Arrays | None = None,
 ) -> LocalResult:
     """Train ``extractor`` in place for ``local_epochs``.
 
     The loss is ``1/T sum_t 1/|D_t| sum_i l(f(x_i), y_i)`` over the site's T tasks (FedKIM, eq. 1),
     with binary cross-entropy, plus FedProx's ``mu/2 ||w - w_global||^2`` over the modules that a
-    batch uses. Gradients are clipped by their norm.
+    batch uses. Gradients are clipped by their norm, then ``offsets`` are added to those of the
+    modules that the batch uses.
     """
     received = extractor.arrays()
     weights = _weights(examples, balance=config.class_balance)
-    optimiser = torch.optim.AdamW(
-        extractor.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimiser = local_optimiser(extractor.parameters(), config, fused=True)
+    steps: dict[str, int] = {}
     order = generator(seed, "order", site, round)
     losses: dict[str, list[float]] = {}
     extractor.train()
@@ -66,6 +67,10 @@ def train(
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(extractor.parameters(), config.clip_norm)
+                for module in extractor.used_by(batch):
+                    steps[module] = steps.get(module, 0) + 1
+                    if offsets is not None:
+                        _add(offsets[module], extractor.module(module))
                 optimiser.step()
                 for task, value in zip(batch.tasks, each.tolist(), strict=True):
                     losses.setdefault(task, []).append(value)
@@ -75,7 +80,7 @@ def train(
             used[module] = used.get(module, 0) + count
     metrics = {f"loss.{task}": float(np.mean(values)) for task, values in losses.items()}
     metrics |= {f"examples.{task}": float(len(values)) for task, values in losses.items()}
-    return LocalResult(used, metrics)
+    return LocalResult(used, steps, metrics)
 
 
 @torch.no_grad()
@@ -126,6 +131,13 @@ def _weights(examples: Sequence[Example], *, balance: bool) -> dict[tuple[str, s
 def _losses(extractor: KnowledgeExtractor, batch: Batch) -> Tensor:
     target = torch.tensor([float(answer == YES) for answer in batch.answers])
     return binary_cross_entropy_with_logits(extractor.logits(batch), target, reduction="none")
+
+
+def _add(offsets: Mapping[str, Tensor], module: nn.Module) -> None:
+    """To the gradients of a module."""
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            parameter.grad += offsets[name]
 
 
 def _distance(extractor: KnowledgeExtractor, batch: Batch, received: Arrays) -> Tensor:

@@ -243,6 +243,14 @@ class StrategyConfig(_Section):
     """A file of fedkim_core/aggregation: how the updates of a round become one."""
     server_optimiser: Chosen
     """A file of fedkim_core/server_optimisers: how the server moves towards that one."""
+    codec: Chosen = Chosen(name="fp32")
+    """A file of fedkim_core/codecs: how the updates travel, and how many bytes that takes."""
+    correction: Chosen = Chosen(name="none")
+    """A file of fedkim_core/corrections: how a site's steps are kept in line with the others'."""
+    overlap: Literal[0, 1] = 0
+    """1: sites train the next round while the server injects this one (docs/strategies.md)."""
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """Of the sites' local epochs."""
     proximal_mu: NonNegative
     fraction: Rate
     """Share of the sites sampled in a round."""
@@ -389,12 +397,15 @@ def check(values: Any) -> Config:
 def _check_files(config: Config) -> None:
     """Refuse a part whose file is not there now, not once the data have been prepared."""
     # These know the configuration, and torch.
+    from fedkim_core import codecs, corrections
     from fedkim_core.aggregation import combiner
     from fedkim_core.models.encoders import find_encoder
     from fedkim_core.server_optimisers import stepper
 
     combiner(config.strategy)
     stepper(config.strategy)
+    codecs.choose(config.strategy.codec)
+    corrections.choose(config.strategy)
     for kind, encoder in config.extractor.encoders:
         find_encoder(kind, encoder.name)
 

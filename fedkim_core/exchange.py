@@ -6,144 +6,115 @@ the modules on the allow-list, counts, metrics on the allow-list). Everything el
 :class:`ExchangeError`, before sending as well as after receiving.
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.codecs import Codec, Part, choose, downward
+from fedkim_core.codecs.fp32 import Fp32
+from fedkim_core.config import Chosen
+from fedkim_core.contract import (
+    Arrays,
+    Contract,
+    ExchangeError,
+    Instructions,
+    KnowledgeUpdate,
+    SiteProfile,
+)
+from fedkim_core.packing import layout, pack, unpack
 
-Arrays = dict[str, dict[str, Tensor]]
-"""Module name -> parameter name -> tensor."""
+__all__ = [
+    "Arrays",
+    "Contract",
+    "ExchangeError",
+    "Instructions",
+    "KnowledgeUpdate",
+    "SiteProfile",
+]
 
-ARRAYS, EXAMPLES, METRICS, SITE, INSTRUCTIONS = (
+ARRAYS, VARIATES, EXAMPLES, STEPS, METRICS, SITE, INSTRUCTIONS, CODEC = (
     "arrays",
+    "variates",
     "examples",
+    "steps",
     "metrics",
     "site",
     "instructions",
+    "codec",
 )
-METRIC_KINDS = ("loss", "auroc", "examples")
-"""A metric is called ``<kind>.<trained task>``."""
+EXACT = Fp32()
+HEADER = 1024
+"""Bytes that Flower may put before the values of an array."""
 
 
-class ExchangeError(ValueError):
-    """Something on its way across the wire is not on the allow-list."""
+def _record(arrays: Arrays, codec: Codec, sent: Arrays | None = None) -> ArrayRecord:
+    return ArrayRecord(pack(arrays, codec, sent))
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What may cross: derived from the extractor, so both sides agree without saying so."""
-
-    shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-    """Module -> parameter -> shape; every array is float32."""
-    metrics: frozenset[str]
-    tasks: frozenset[str]
-    modalities: frozenset[str]
-
-    @classmethod
-    def of(cls, extractor: KnowledgeExtractor) -> "Contract":
-        shapes = {
-            module: {name: tuple(value.shape) for name, value in parameters.items()}
-            for module, parameters in extractor.arrays().items()
-        }
-        tasks = frozenset(extractor.heads)
-        metrics = frozenset(f"{kind}.{task}" for kind in METRIC_KINDS for task in tasks)
-        return cls(shapes, metrics, tasks, frozenset(extractor.encoders))
-
-    def check_arrays(self, arrays: Mapping[str, Mapping[str, Tensor]]) -> None:
-        for module, parameters in arrays.items():
-            expected = self.shapes.get(module)
-            if expected is None:
-                raise ExchangeError(f"module {module!r} is not on the allow-list")
-            if parameters.keys() != expected.keys():
-                odd = sorted(parameters.keys() ^ expected.keys())
-                raise ExchangeError(f"module {module}: parameter {odd[0]!r} missing or unknown")
-            for name, value in parameters.items():
-                if tuple(value.shape) != expected[name]:
-                    raise ExchangeError(
-                        f"{module}/{name}: shape {tuple(value.shape)}, expected {expected[name]}"
-                    )
-                if value.dtype != torch.float32:
-                    raise ExchangeError(f"{module}/{name}: {value.dtype}, expected float32")
-                if not bool(torch.isfinite(value).all()):
-                    raise ExchangeError(f"{module}/{name}: holds NaN or infinity")
-
-    def check_examples(self, examples: Mapping[str, int]) -> None:
-        for module, count in examples.items():
-            if module not in self.shapes:
-                raise ExchangeError(f"module {module!r} is not on the allow-list")
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ExchangeError(f"examples of {module}: {count!r} is not a positive count")
-
-    def check_metrics(self, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            if name not in self.metrics:
-                raise ExchangeError(f"metric {name!r} is not on the allow-list")
-            if not math.isfinite(value):
-                raise ExchangeError(f"metric {name} is not finite")
+def _arrays(
+    record: ArrayRecord, contract: Contract, codec: Codec, sent: Arrays | None = None
+) -> Arrays:
+    """What :func:`_record` made; each part is checked before it is decoded."""
+    expected = layout(record, contract, codec)
+    parts = {name: _read(name, record[name], part) for name, part in expected.items()}
+    return unpack(parts, contract, codec, sent)
 
 
-@dataclass(frozen=True)
-class Instructions:
-    """What a site is told about a round, besides the arrays."""
-
-    round: int
-    code: str
-    """Digest of the server's code; a site that runs other code refuses."""
-
-
-@dataclass(frozen=True)
-class SiteProfile:
-    """What a site says of itself before the first round: names and counts."""
-
-    site: str
-    examples: Mapping[str, int]
-    """Training examples per task."""
-    modalities: tuple[str, ...]
+def _read(name: str, array: Array, part: Part) -> Tensor:
+    """The values of a part; what it says of itself is looked at before its bytes are."""
+    if tuple(array.shape) != (part.length,):
+        raise ExchangeError(f"{name}: shape {tuple(array.shape)}, expected {(part.length,)}")
+    if array.dtype != part.dtype:
+        raise ExchangeError(f"{name}: {array.dtype}, expected {part.dtype}")
+    kind = np.dtype(part.dtype)
+    if not 0 <= len(array.data) - part.length * kind.itemsize <= HEADER:
+        raise ExchangeError(f"{name}: cannot be decoded: {len(array.data)} bytes")
+    values = array.numpy()
+    if not isinstance(values, np.ndarray) or (values.shape, values.dtype) != (array.shape, kind):
+        raise ExchangeError(f"{name}: cannot be decoded: the bytes hold another array")
+    if kind.kind == "f" and not np.isfinite(values).all():
+        raise ExchangeError(f"{name}: holds NaN or infinity")
+    return torch.from_numpy(values)
 
 
-@dataclass(frozen=True)
-class KnowledgeUpdate:
-    """What a site learned in a round."""
-
-    site: str
-    arrays: Arrays
-    """Only modules that the site trained."""
-    examples: Mapping[str, int]
-    """Training examples that used each of those modules (k_{n,m})."""
-    metrics: Mapping[str, float]
-
-
-def _flatten(arrays: Mapping[str, Mapping[str, Tensor]]) -> ArrayRecord:
-    return ArrayRecord(
-        {f"{m}/{name}": value for m, group in arrays.items() for name, value in group.items()}
-    )
-
-
-def _unflatten(record: ArrayRecord) -> Arrays:
-    arrays: Arrays = {}
-    for key, value in record.to_torch_state_dict().items():
-        module, slash, name = key.partition("/")
-        if not slash:
-            raise ExchangeError(f"array {key!r} is not on the allow-list")
-        arrays.setdefault(module, {})[name] = value
-    return arrays
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever bytes that somebody made up can raise is an :class:`ExchangeError`."""
+    try:
+        yield
+    except ExchangeError:
+        raise
+    except Exception as error:
+        raise ExchangeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def encode_model(
-    arrays: Mapping[str, Mapping[str, Tensor]], instructions: Instructions
+    arrays: Arrays, instructions: Instructions, variates: Arrays | None = None
 ) -> RecordDict:
-    """Server to site: the extractor and the instructions of a round."""
-    return RecordDict(
+    """Server to site: the extractor, the instructions of a round, the server's variates if any."""
+    codec = instructions.codec
+    down = downward(choose(codec))
+    content = RecordDict(
         {
-            ARRAYS: _flatten(arrays),
-            INSTRUCTIONS: ConfigRecord({"round": instructions.round, "code": instructions.code}),
+            ARRAYS: _record(arrays, down),
+            INSTRUCTIONS: ConfigRecord(
+                {
+                    "round": instructions.round,
+                    "code": instructions.code,
+                    "run": instructions.run,
+                }
+            ),
+            CODEC: ConfigRecord({"name": codec.name, **codec.settings}),
         }
     )
+    if variates is not None:
+        content[VARIATES] = _record(variates, down)
+    return content
 
 
 def decode_model(content: RecordDict, contract: Contract) -> tuple[Arrays, Instructions]:
@@ -151,12 +122,29 @@ def decode_model(content: RecordDict, contract: Contract) -> tuple[Arrays, Instr
 
     Raises:
         ExchangeError: an array is unknown, misshapen or not finite.
+        UserError: the server names a codec that this site has not.
     """
-    arrays = _unflatten(content.array_records[ARRAYS])
-    contract.check_arrays(arrays)
+    instructions = decode_instructions(content)
+    codec = downward(choose(instructions.codec))
+    with _refusing():
+        arrays = _arrays(content.array_records[ARRAYS], contract, codec)
     if arrays.keys() != contract.shapes.keys():
         raise ExchangeError("the server sent another set of modules than this configuration has")
-    return arrays, decode_instructions(content)
+    return arrays, instructions
+
+
+def decode_variates(content: RecordDict, contract: Contract) -> Arrays:
+    """The server's variates of every module.
+
+    Raises:
+        ExchangeError: there are none, or as :func:`decode_model`.
+    """
+    codec = downward(choose(decode_instructions(content).codec))
+    with _refusing():
+        variates = _arrays(content.array_records[VARIATES], contract, codec)
+    if variates.keys() != contract.shapes.keys():
+        raise ExchangeError("the server sent variates of another set of modules")
+    return variates
 
 
 def encode_instructions(instructions: Instructions) -> RecordDict:
@@ -166,61 +154,85 @@ def encode_instructions(instructions: Instructions) -> RecordDict:
 
 def decode_instructions(content: RecordDict) -> Instructions:
     record = content.config_records[INSTRUCTIONS]
-    return Instructions(int(str(record["round"])), str(record["code"]))
+    run = str(record["run"])
+    if not re.fullmatch("[0-9a-f]{0,64}", run):  # it names a folder of the site
+        raise ExchangeError("the name of the run is not hexadecimal")
+    codec = Chosen.model_validate(dict(content.config_records[CODEC]))
+    return Instructions(int(str(record["round"])), str(record["code"]), codec, run)
 
 
-def encode_update(update: KnowledgeUpdate, contract: Contract) -> RecordDict:
+def encode_update(
+    update: KnowledgeUpdate,
+    contract: Contract,
+    codec: Codec = EXACT,
+    received: Arrays | None = None,
+) -> RecordDict:
     """Site to server.
+
+    Args:
+        update: what is to arrive.
+        contract: what may leave.
+        codec: as the server said.
+        received: what the server sent; only an exact codec can do without.
 
     Raises:
         ExchangeError: the update holds anything that may not leave the site.
     """
-    _check_update(update, contract)
-    return RecordDict(
+    contract.check_update(update)
+    content = RecordDict(
         {
-            ARRAYS: _flatten(update.arrays),
+            ARRAYS: _record(update.arrays, codec, received),
             EXAMPLES: MetricRecord(dict(update.examples)),
+            STEPS: MetricRecord(dict(update.steps)),
             METRICS: MetricRecord({k: float(v) for k, v in update.metrics.items()}),
             SITE: ConfigRecord({"site": update.site}),
         }
     )
+    if update.variates is not None:
+        content[VARIATES] = _record(update.variates, codec)
+    return content
 
 
-def decode_update(message: Message, contract: Contract) -> KnowledgeUpdate:
+def decode_update(
+    message: Message, contract: Contract, codec: Codec = EXACT, sent: Arrays | None = None
+) -> KnowledgeUpdate:
     """What :func:`encode_update` made, checked again: a site may be faulty or hostile.
+
+    Args:
+        message: the reply.
+        contract: what it may hold.
+        codec: what the site was told to use.
+        sent: the server's own weights; a change is added to them, also where the site got them
+            rounded. Only an exact codec can do without.
 
     Raises:
         ExchangeError: says what is wrong with it.
     """
-    content = message.content
-    _check_records(content, ARRAYS, EXAMPLES, METRICS, SITE)
-    try:
+    return decode_content(message.content, contract, codec, sent)
+
+
+def decode_content(
+    content: RecordDict, contract: Contract, codec: Codec, sent: Arrays | None
+) -> KnowledgeUpdate:
+    """As :func:`decode_update`; a site learns so what the server will read of its update."""
+    with _refusing():
+        more = {VARIATES} & set(content)
+        _check_records(content, ARRAYS, EXAMPLES, STEPS, METRICS, SITE, *more)
         update = KnowledgeUpdate(
             site=str(content.config_records[SITE]["site"]),
-            arrays=_unflatten(content.array_records[ARRAYS]),
+            arrays=_arrays(content.array_records[ARRAYS], contract, codec, sent),
             examples=_counts(content.metric_records[EXAMPLES]),
+            steps=_counts(content.metric_records[STEPS]),
             metrics=_numbers(content.metric_records[METRICS]),
+            variates=_arrays(content.array_records[VARIATES], contract, codec) if more else None,
         )
-    except ExchangeError:
-        raise
-    except Exception as error:  # bytes that a hostile site made up can raise anything
-        raise ExchangeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
-    _check_update(update, contract)
+        contract.check_update(update)
     return update
 
 
 def _check_records(content: RecordDict, *names: str) -> None:
     if odd := sorted(set(content) ^ set(names)):
         raise ExchangeError(f"record {odd[0]!r} missing or unknown")
-
-
-def _check_update(update: KnowledgeUpdate, contract: Contract) -> None:
-    contract.check_arrays(update.arrays)
-    contract.check_examples(update.examples)
-    contract.check_metrics(update.metrics)
-    if update.arrays.keys() != update.examples.keys():
-        odd = sorted(update.arrays.keys() ^ update.examples.keys())
-        raise ExchangeError(f"module {odd[0]}: arrays and counts do not name the same modules")
 
 
 def encode_metrics(site: str, metrics: Mapping[str, float], contract: Contract) -> RecordDict:
@@ -236,15 +248,16 @@ def encode_metrics(site: str, metrics: Mapping[str, float], contract: Contract) 
 
 def decode_metrics(message: Message, contract: Contract) -> tuple[str, dict[str, float]]:
     """What :func:`encode_metrics` made, checked."""
-    _check_records(message.content, METRICS, SITE)
-    metrics = _numbers(message.content.metric_records[METRICS])
-    contract.check_metrics(metrics)
-    return str(message.content.config_records[SITE]["site"]), metrics
+    with _refusing():
+        _check_records(message.content, METRICS, SITE)
+        metrics = _numbers(message.content.metric_records[METRICS])
+        contract.check_metrics(metrics)
+        return str(message.content.config_records[SITE]["site"]), metrics
 
 
 def encode_profile(profile: SiteProfile, contract: Contract) -> RecordDict:
     """Site to server: names and counts."""
-    _check_profile(profile, contract)
+    contract.check_profile(profile)
     return RecordDict(
         {
             EXAMPLES: MetricRecord(dict(profile.examples)),
@@ -255,25 +268,17 @@ def encode_profile(profile: SiteProfile, contract: Contract) -> RecordDict:
 
 def decode_profile(message: Message, contract: Contract) -> SiteProfile:
     """What :func:`encode_profile` made, checked."""
-    _check_records(message.content, EXAMPLES, SITE)
-    record = message.content.config_records[SITE]
-    modalities = record["modalities"]
-    profile = SiteProfile(
-        site=str(record["site"]),
-        examples=_counts(message.content.metric_records[EXAMPLES]),
-        modalities=tuple(str(m) for m in modalities) if isinstance(modalities, list) else (),
-    )
-    _check_profile(profile, contract)
+    with _refusing():
+        _check_records(message.content, EXAMPLES, SITE)
+        record = message.content.config_records[SITE]
+        modalities = record["modalities"]
+        profile = SiteProfile(
+            site=str(record["site"]),
+            examples=_counts(message.content.metric_records[EXAMPLES]),
+            modalities=tuple(str(m) for m in modalities) if isinstance(modalities, list) else (),
+        )
+        contract.check_profile(profile)
     return profile
-
-
-def _check_profile(profile: SiteProfile, contract: Contract) -> None:
-    unknown = set(profile.examples) - contract.tasks | set(profile.modalities) - contract.modalities
-    if unknown:
-        raise ExchangeError(f"{sorted(unknown)[0]!r} is not on the allow-list")
-    for task, count in profile.examples.items():
-        if count < 0:
-            raise ExchangeError(f"examples of {task}: {count} is not a count")
 
 
 def _counts(record: MetricRecord) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 A method is one file of a package, such as ``fedkim_core/aggregation/median.py``, with one function.
 What the function takes by keyword only are the method's settings: their annotations say type and
-range, their values stand in ``conf/strategy``.
+range, their values stand in ``conf/strategy`` where the function has no default.
 """
 
 import importlib
@@ -16,6 +16,8 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from fedkim_core.config import Chosen
 from fedkim_core.errors import UserError
+
+_NONE = inspect.Parameter.empty
 
 
 def find(package: str, function: str, key: str, chosen: Chosen) -> Callable[..., Any]:
@@ -36,7 +38,7 @@ def find(package: str, function: str, key: str, chosen: Chosen) -> Callable[...,
         raise UserError(f"{key}.name={chosen.name}: unknown; one of {', '.join(names)}")
     method = getattr(importlib.import_module(f"{package}.{chosen.name}"), function)
     fields: dict[str, Any] = {
-        name: (parameter.annotation, ...)
+        name: (parameter.annotation, ... if parameter.default is _NONE else parameter.default)
         for name, parameter in inspect.signature(method).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }

@@ -28,12 +28,26 @@ class Absence:
     reason: str
 
 
-def push(grid: Grid, messages: Iterable[Message]) -> tuple[dict[str, Message], list[Message]]:
-    """Send; returns those on their way by message id, and those whose node has left."""
+@dataclass(frozen=True)
+class Pushed:
+    """Messages that were sent."""
+
+    messages: list[Message]
+    waiting: dict[str, Message]
+    """Those on their way, by message id."""
+    unsent: list[Message]
+    """Those whose node has left."""
+    at: float
+    """When, by the monotonic clock."""
+
+
+def push(grid: Grid, messages: Iterable[Message]) -> Pushed:
+    """Send."""
     messages = list(messages)
     pushed = set(grid.push_messages(messages))
     waiting = {m.metadata.message_id: m for m in messages if m.metadata.message_id in pushed}
-    return waiting, [m for m in messages if m.metadata.message_id not in pushed]
+    unsent = [m for m in messages if m.metadata.message_id not in pushed]
+    return Pushed(messages, waiting, unsent, time.monotonic())
 
 
 def collect(
@@ -60,15 +74,18 @@ def collect(
             time.sleep(min(POLL, max(deadline - time.monotonic(), 0.0)))
 
 
-def ask(
-    grid: Grid, messages: Iterable[Message], seconds: float
+def answers(
+    grid: Grid, pushed: Pushed, seconds: float
 ) -> Iterator[tuple[Message, Message | Absence]]:
-    """Send, and :func:`collect`; in the end every message has its reply or its absence."""
-    waiting, unsent = push(grid, messages)
-    for asked in unsent:  # its node has left since it was asked for its profile
+    """:func:`collect`; in the end every message has its reply or its absence.
+
+    A site has so many ``seconds`` from when it was asked; what is there by now counts as well.
+    """
+    for asked in pushed.unsent:  # its node has left since it was asked for its profile
         yield asked, Absence("gone", "the message could not be sent")
-    yield from collect(grid, waiting, seconds)
-    for asked in waiting.values():
+    waited = time.monotonic() - pushed.at
+    yield from collect(grid, pushed.waiting, max(seconds - waited, 0.0))
+    for asked in pushed.waiting.values():
         yield asked, Absence("late", f"no reply within {seconds:g} s")
 
 

@@ -60,7 +60,7 @@ class Replay:
         self.arrays: Arrays = {}
         self.profiles: dict[str, SiteProfile] = {}
         self.losses: dict[str, dict[str, float]] = {}
-        self.code = guard.code_digest()
+        self.code, self.run = guard.code_digest(), ""
         self.first_round = 1
 
     def state(self) -> dict[str, Tensor]:

@@ -84,11 +84,11 @@ class Roster:
             Message(content, node, MessageType.QUERY, group_id=str(round))
             for node in sorted(self.present - known)
         ]
-        waiting, unsent = mail.push(grid, new)
-        for asked in unsent:
+        pushed = mail.push(grid, new)
+        for asked in pushed.unsent:
             node = asked.metadata.dst_node_id
             self._refuse(round, node, Absence("gone", "the message could not be sent"))
-        self._queries |= waiting
+        self._queries |= pushed.waiting
         for asked, reply in mail.collect(grid, self._queries, seconds):
             self._meet(round, asked.metadata.dst_node_id, reply)
         for identity, asked in list(self._queries.items()):
@@ -109,7 +109,7 @@ class Roster:
             return
         try:
             profile = exchange.decode_profile(reply, self.contract)
-        except (ExchangeError, KeyError) as error:
+        except ExchangeError as error:
             self._refuse(round, node, Absence("invalid", str(error)))
             return
         site, earlier = profile.site, self.profiles.get(profile.site)

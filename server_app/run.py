@@ -172,6 +172,7 @@ class Run:
                     "before": given(self.before),
                     "sets": {name: _identity(examples) for name, examples in self.sets.items()},
                     "code": self.strategy.code,
+                    "run": self.strategy.run,
                     "history": self.recorder.history(),
                 },
             )
@@ -193,6 +194,7 @@ class Run:
         self.strategy.load_state(checkpoint.load_training(begun, self.injector))
         self.before = recall(self.sets["test"], state["before"])
         self.best, self.done = state["best"], state["round"]
+        self.strategy.run = state.get("run", self.strategy.run)
         if state["code"] != self.strategy.code:
             self.recorder.note("this is other code than the run began with; results may differ")
         if state["rounds"] != self.config.rounds:

@@ -15,8 +15,9 @@ from torch import Tensor
 from fedkim_core.aggregation import Stack
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, KnowledgeUpdate
+from fedkim_core.vectors import flatten
 
-Shapes = Mapping[str, tuple[int, ...]]
+VARIATE = "variate/"
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Held:
     file: Path
     examples: Mapping[str, int]
     """By module."""
+    steps: Mapping[str, int]
+    """By module."""
     norms: Mapping[str, float]
-    """L2 norm of each module's change."""
+    """L2 norm of each module's change; under ``variate/<module>`` that of the variate's."""
 
 
 class Spool:
-    """A folder with one safetensors file per update, each module one vector.
+    """A folder with one safetensors file per update, each module one vector, each variate too.
 
     A context: the folder is made empty on entering and removed on leaving, whatever happens.
     """
@@ -40,10 +43,11 @@ class Spool:
         self.folder = folder
         self.held: dict[str, Held] = {}
         """By site."""
+        self._sent: dict[str, Tensor] = {}
+        """What the sites of the round were given to train on, by module."""
         self._written = 0
 
     def __enter__(self) -> Self:
-        self.held = {}
         shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was killed
         try:
             self.folder.mkdir(mode=0o700, parents=True)
@@ -57,6 +61,7 @@ class Spool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.held, self._sent = {}, {}
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def add(self, update: KnowledgeUpdate, sent: Arrays) -> None:
@@ -65,19 +70,19 @@ class Spool:
         Raises:
             UserError: it cannot be written.
         """
-        vectors = {module: flatten(update.arrays[module]) for module in update.arrays}
-        norms = {
-            module: float((vector - flatten(sent[module])).double().norm())
-            for module, vector in vectors.items()
-        }
+        self._sent |= {m: flatten(sent[m]) for m in update.arrays if m not in self._sent}
+        vectors = {module: flatten(group) for module, group in update.arrays.items()}
+        norms = {m: float((v - self._sent[m]).double().norm()) for m, v in vectors.items()}
+        variates = {VARIATE + m: flatten(group) for m, group in (update.variates or {}).items()}
+        norms |= {name: float(vector.double().norm()) for name, vector in variates.items()}
         file = self.folder / f"{self._written}.safetensors"
         self._written += 1
         try:
-            save_file(vectors, file)
+            save_file(vectors | variates, file)
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{file}: cannot be written ({reason}); make room") from error
-        self.held[update.site] = Held(file, dict(update.examples), norms)
+        self.held[update.site] = Held(file, dict(update.examples), dict(update.steps), norms)
 
     def discard(self, site: str) -> None:
         """Take an update out again."""
@@ -86,9 +91,14 @@ class Spool:
     def stacks(self) -> Iterator[tuple[str, Stack]]:
         """Every module that somebody trained, with all its sites."""
         for module in sorted({module for held in self.held.values() for module in held.examples}):
-            yield module, self._stack(module)
+            yield module, self._stack(module, module, self._sent[module])
 
-    def _stack(self, module: str) -> Stack:
+    def variates(self) -> Iterator[tuple[str, Stack]]:
+        """The changes of the variates of the same modules and sites."""
+        for module, stack in self.stacks():
+            yield module, self._stack(module, VARIATE + module, torch.zeros(stack.size))
+
+    def _stack(self, module: str, vector: str, sent: Tensor) -> Stack:
         holders = [held for _, held in sorted(self.held.items()) if module in held.examples]
 
         def read(start: int, stop: int) -> Tensor:
@@ -96,22 +106,9 @@ class Spool:
             for row, held in zip(rows, holders, strict=True):
                 # Copied at once: the slice is a view of the mapped file and keeps it in memory.
                 with safe_open(held.file, framework="pt") as file:
-                    row.copy_(file.get_slice(module)[start:stop])
+                    row.copy_(file.get_slice(vector)[start:stop])
             return rows
 
-        with safe_open(holders[0].file, framework="pt") as file:
-            (size,) = file.get_slice(module).get_shape()
-        return Stack(tuple(held.examples[module] for held in holders), size, read)
-
-
-def flatten(parameters: Mapping[str, Tensor]) -> Tensor:
-    """One vector ``[size]`` of a module's parameters, in the order of their names."""
-    return torch.cat([parameters[name].reshape(-1) for name in sorted(parameters)])
-
-
-def unflatten(vector: Tensor, shapes: Shapes) -> dict[str, Tensor]:
-    """What :func:`flatten` made a vector of."""
-    names = sorted(shapes)
-    sizes = [torch.Size(shapes[name]).numel() for name in names]
-    parts = zip(names, vector.split(sizes), strict=True)
-    return {name: part.reshape(shapes[name]).clone() for name, part in parts}
+        weights = tuple(held.examples[module] for held in holders)
+        steps = tuple(held.steps[module] for held in holders)
+        return Stack(weights, len(sent), read, steps, sent)

@@ -7,6 +7,7 @@ in memory, what is late, broken or suspicious is left out by name, and a round b
 asked again and then fails the run.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -16,17 +17,17 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedkim_core import exchange
-from fedkim_core.aggregation import combiner
 from fedkim_core.config import Config
 from fedkim_core.exchange import Arrays, Contract, Instructions, SiteProfile
 from fedkim_core.outliers import outliers
-from fedkim_core.server_optimisers import stepper
+from fedkim_core.vectors import flatten, unflatten
 from server_app import mail
+from server_app.aggregator import Aggregator
 from server_app.claims import read_auroc, read_update
 from server_app.mail import Absence
 from server_app.recorder import Recorder
 from server_app.roster import Roster, RoundFailed
-from server_app.spool import Spool, flatten, unflatten
+from server_app.spool import Spool
 
 __all__ = ["Inject", "KnowledgeStrategy", "RoundFailed"]
 
@@ -34,8 +35,12 @@ Inject = Callable[[int, Arrays], Arrays]
 """(round, aggregated extractor) -> extractor that the next round sends."""
 SPOOL = "updates"
 """Folder of a round's updates, in the run folder while the round lasts."""
+SENT = "sent/"
+"""Before a module's name, in the strategy's state."""
 CLOCKS = 600.0
 """Seconds that the clocks of server and sites may differ."""
+INJECTION = 86400.0
+"""Seconds that an injection may last while updates wait for the server to look at them."""
 
 
 class KnowledgeStrategy(Strategy):
@@ -49,16 +54,19 @@ class KnowledgeStrategy(Strategy):
         self.code = code
         self.recorder = recorder
         self.inject = inject
-        self.combine = combiner(config.strategy)
-        self.step = stepper(config.strategy)
+        self.run = secrets.token_hex(16)
+        """Under this name the sites keep what they need from round to round."""
+        self.aggregator = Aggregator(config, contract, recorder)
         self.roster = Roster(config, contract, code, recorder)
         self.spool = Spool(recorder.folder / SPOOL)
         self.absent: dict[str, Absence] = {}
         """Sites of this round without a valid update."""
         self.arrays: Arrays = {}
-        """The extractor that the next round sends."""
-        self.memory: dict[str, Tensor] = {}
-        """What the server optimiser keeps: ``<module>/<name>`` -> tensor."""
+        """The extractor as last injected; without overlap the next round sends it."""
+        self.sent: Arrays = {}
+        """The extractor that the sites of this round train; empty before the first."""
+        self.ahead: mail.Pushed | None = None
+        """To the sites of the next round, when they train already."""
         self.losses: dict[str, dict[str, float]] = {}
         """Metrics that sites sent in this round, by site."""
         self.first_round = 1
@@ -69,12 +77,16 @@ class KnowledgeStrategy(Strategy):
         return self.roster.profiles
 
     def state(self) -> dict[str, Tensor]:
-        """What a later process needs besides ``arrays`` to go on; empty without an optimiser."""
-        return dict(self.memory)
+        """What a later process needs besides ``arrays`` to go on."""
+        sent = self.sent if self.config.strategy.overlap else {}
+        own = {SENT + module: flatten(group) for module, group in sent.items()}
+        return self.aggregator.state() | own
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what :meth:`state` gave."""
-        self.memory = dict(state)
+        sent = {k.removeprefix(SENT): v for k, v in state.items() if k.startswith(SENT)}
+        self.sent = {m: unflatten(v, self.contract.shapes[m]) for m, v in sent.items()}
+        self.aggregator.load_state({k: v for k, v in state.items() if not k.startswith(SENT)})
 
     def discover(self, grid: Grid) -> None:
         """Ask every connected node for its profile; raises as :meth:`Roster.discover`."""
@@ -87,7 +99,9 @@ class KnowledgeStrategy(Strategy):
     ) -> list[Message]:
         """Messages to the round's sites that have not sent a valid update yet."""
         sites = [s for s in self.roster.sample(server_round) if s not in self.spool.held]
-        return self._messages(server_round, sites, MessageType.TRAIN)
+        # Only who trains needs the variates.
+        shared = self.aggregator.shared()
+        return self._messages(server_round, sites, MessageType.TRAIN, self.sent, shared)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -110,7 +124,7 @@ class KnowledgeStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        return self._messages(server_round, list(self.profiles), MessageType.EVALUATE)
+        return self._messages(server_round, self.profiles, MessageType.EVALUATE, self.arrays)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         for reply in replies:
@@ -155,10 +169,14 @@ class KnowledgeStrategy(Strategy):
         nothing = ConfigRecord()
         for round in range(self.first_round, num_rounds + 1):
             began = time.monotonic()
-            self.arrays = self.inject(round, self.train(round, grid))
+            learned = self.train(round, grid)
+            if self.config.strategy.overlap:
+                learned = self._send_ahead(round, learned, grid, last=round == num_rounds)
+            self.arrays = self.inject(round, learned)
             with self.recorder.phase("validate", round):
                 asked = self.configure_evaluate(round, initial_arrays, nothing, grid)
-                self.aggregate_evaluate(round, self._replies(grid, asked, "validation"))
+                pushed = mail.push(grid, asked)
+                self.aggregate_evaluate(round, self._replies(round, grid, pushed, "validation"))
                 self._leave_out_absent(round)
                 if evaluate_fn:
                     evaluate_fn(round, initial_arrays)
@@ -172,18 +190,44 @@ class KnowledgeStrategy(Strategy):
             RoundFailed: fewer valid updates than the quorum, asked again as often as allowed.
         """
         self.losses = {}
+        if not (self.config.strategy.overlap and self.sent):
+            self.sent = self.arrays
         with self.recorder.phase("train", round), self.spool:
             self._gather(round, grid)
-            return {**self.arrays, **self._combine(round)}
+            profiles = self.profiles.values()
+            return self.aggregator.aggregate(round, self.spool, self.sent, profiles)
+
+    def _send_ahead(self, round: int, learned: Arrays, grid: Grid, *, last: bool) -> Arrays:
+        """Let the sites train the next round while this one is injected.
+
+        What they train, and what is injected, is what this round's sites learned, moved by what
+        the injection of the round before changed, which those sites did not have yet.
+        """
+        self.sent = {
+            module: {
+                name: value + (self.arrays[module][name] - self.sent[module][name])
+                for name, value in group.items()
+            }
+            for module, group in learned.items()
+        }
+        if not last:
+            self.roster.refresh(grid, round)
+            asked = self.configure_train(round + 1, ArrayRecord(), ConfigRecord(), grid)
+            self.ahead = mail.push(grid, asked)
+        return self.sent
 
     def _gather(self, round: int, grid: Grid) -> None:
         """Fill the spool with valid updates, at least as many as the quorum."""
         strategy = self.config.strategy
-        self.roster.refresh(grid, round)
+        if self.ahead is None:
+            self.roster.refresh(grid, round)
         for attempt in range(strategy.retries + 1):
             self.absent = {}
-            asked = self.configure_train(round, ArrayRecord(), ConfigRecord(), grid)
-            self.aggregate_train(round, self._replies(grid, asked, "update"))
+            pushed, self.ahead = self.ahead, None
+            if pushed is None:
+                asked = self.configure_train(round, ArrayRecord(), ConfigRecord(), grid)
+                pushed = mail.push(grid, asked)
+            self.aggregate_train(round, self._replies(round, grid, pushed, "update"))
             valid, sampled = len(self.spool.held), len(self.roster.sample(round))
             needed = self.roster.quorum(sampled)
             if valid >= needed:
@@ -199,38 +243,32 @@ class KnowledgeStrategy(Strategy):
                 f"(strategy.quorum={strategy.quorum}); their reasons stand in progress.jsonl"
             )
 
-    def _combine(self, round: int) -> Arrays:
-        """The modules that were trained enough, as aggregation and server optimiser give them."""
-        learned: Arrays = {}
-        for module, stack in self.spool.stacks():
-            examples = sum(stack.weights)
-            if examples < self.config.strategy.minimum_examples:
-                self.recorder.event("kept", round=round, module=module, examples=examples)
-                continue
-            prefix = f"{module}/"
-            own = {k[len(prefix) :]: v for k, v in self.memory.items() if k.startswith(prefix)}
-            value, own = self.step(flatten(self.arrays[module]), self.combine(stack), own)
-            self.memory |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
-            learned[module] = unflatten(value, self.contract.shapes[module])
-        return learned
-
     # --- messages --------------------------------------------------------------------------
 
-    def _messages(self, round: int, sites: Iterable[str], kind: str) -> list[Message]:
-        content = exchange.encode_model(self.arrays, Instructions(round, self.code))
+    def _messages(
+        self,
+        round: int,
+        sites: Iterable[str],
+        kind: str,
+        arrays: Arrays,
+        variates: Arrays | None = None,
+    ) -> list[Message]:
+        told = Instructions(round, self.code, self.config.strategy.codec, self.run)
+        content = exchange.encode_model(arrays, told, variates)
         # A site need not begin with what nobody waits for any more.
         alive = self.config.strategy.deadline + CLOCKS
-        size = exchange.array_bytes(content)
-        messages = []
-        for site in sites:
-            node = self.roster.nodes[site]
-            messages.append(Message(content, node, kind, ttl=alive, group_id=str(round)))
-            self.recorder.sent(round, site, "bytes_down", size)
-        return messages
+        if self.config.strategy.overlap:
+            alive += INJECTION
+        nodes = [self.roster.nodes[site] for site in sites]
+        return [Message(content, node, kind, ttl=alive, group_id=str(round)) for node in nodes]
 
-    def _replies(self, grid: Grid, messages: Iterable[Message], what: str) -> Iterator[Message]:
-        """Replies as they arrive; sites that have none are absent."""
-        for asked, reply in mail.ask(grid, messages, self.config.strategy.deadline):
+    def _replies(self, round: int, grid: Grid, pushed: mail.Pushed, what: str) -> Iterator[Message]:
+        """Replies as they arrive; sites that have none are absent, and bytes are counted."""
+        for message in pushed.messages:
+            site = self.roster.site(message.metadata.dst_node_id)
+            size = exchange.array_bytes(message.content)
+            self.recorder.sent(round, site, "bytes_down", size)
+        for asked, reply in mail.answers(grid, pushed, self.config.strategy.deadline):
             if isinstance(reply, Absence):
                 site = self.roster.site(asked.metadata.dst_node_id)
                 self.absent[site] = Absence(reply.kind, f"{what}: {reply.reason}")
@@ -240,11 +278,18 @@ class KnowledgeStrategy(Strategy):
     def _take(self, round: int, reply: Message) -> None:
         """Put an update on the spool, or note why it must not count."""
         site = self.roster.site(reply.metadata.src_node_id)
-        update = read_update(reply, self.contract, self.profiles[site], self.config.cards())
+        update = read_update(
+            reply,
+            self.contract,
+            self.config.strategy,
+            self.sent,
+            self.profiles[site],
+            self.config.cards(),
+        )
         if isinstance(update, Absence):
             self.absent[site] = update
             return
-        self.spool.add(update, self.arrays)
+        self.spool.add(update, self.sent)
         self.recorder.sent(round, site, "bytes_up", exchange.array_bytes(reply.content))
         self.losses[site] = dict(update.metrics)
         losses = [v for k, v in update.metrics.items() if k.startswith("loss.")]

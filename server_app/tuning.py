@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import Example
+from fedkim_core.local_optimisers import local_optimiser
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
 from server_app.injection import balanced_batches
@@ -32,9 +33,7 @@ def tune_extractor(
     # Injection may have switched the encoders' gradients off.
     trainable = {p: p.requires_grad for p in extractor.parameters()}
     extractor.requires_grad_(True).train()
-    optimiser = torch.optim.AdamW(
-        extractor.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimiser = local_optimiser(extractor.parameters(), config, fused=False)
     draws = balanced_batches(public, config.batch_size, generator(seed, "tuning", round))
     with seeded(seed, "tuning dropout", round):
         for batch in islice(draws, steps):

@@ -19,6 +19,7 @@ from fedkim_core.exchange import (
     SiteProfile,
 )
 from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.vectors import flatten
 
 CONFIG = compose(["tasks=[ecg_abnormal]", "extractor.width=16", "extractor.head_hidden=8"])
 EXTRACTOR = KnowledgeExtractor(CONFIG, CONFIG.cards())
@@ -31,6 +32,7 @@ def update(**changes) -> KnowledgeUpdate:
         "site": "harbour",
         "arrays": arrays,
         "examples": dict.fromkeys(arrays, 12),
+        "steps": dict.fromkeys(arrays, 2),
         "metrics": {"loss.ecg_abnormal": 0.5},
     }
     return KnowledgeUpdate(**{**values, **changes})
@@ -98,6 +100,16 @@ FAULTS = {
     "metric nan": ({"metrics": {"loss.ecg_abnormal": math.nan}}, "finite"),
     "count of zero": ({"examples": dict.fromkeys(EXTRACTOR.arrays(), 0)}, "positive count"),
     "count that is a float": ({"examples": dict.fromkeys(EXTRACTOR.arrays(), 1.5)}, "positive"),
+    "steps of zero": ({"steps": dict.fromkeys(EXTRACTOR.arrays(), 0)}, "positive count"),
+    "arrays without steps": ({"steps": {"encoder.signal": 3}}, "same modules"),
+    "variates of another shape": (
+        {"variates": {m: {"x": torch.zeros(1)} for m in EXTRACTOR.arrays()}},
+        "missing or unknown",
+    ),
+    "variates of other modules": (
+        {"variates": EXTRACTOR.arrays(["encoder.signal"])},
+        "same modules",
+    ),
     "arrays without counts": ({"examples": {"encoder.signal": 3}}, "same modules"),
 }
 
@@ -114,16 +126,19 @@ def test_the_server_checks_again(fault: str) -> None:
     """A hostile site does not run our encoder."""
     changes, _ = FAULTS[fault]
     bad = update(**changes)
+    vectors = {f"{m}/values": flatten(group) for m, group in bad.arrays.items()}
     content = RecordDict(
         {
-            "arrays": ArrayRecord(
-                {f"{m}/{k}": v for m, group in bad.arrays.items() for k, v in group.items()}
-            ),
+            "arrays": ArrayRecord(vectors),
             "examples": MetricRecord(dict(bad.examples)),
+            "steps": MetricRecord(dict(bad.steps)),
             "metrics": MetricRecord(dict(bad.metrics)),
             "site": ConfigRecord({"site": bad.site}),
         }
     )
+    if bad.variates is not None:
+        vectors = {f"{m}/values": flatten(group) for m, group in bad.variates.items()}
+        content["variates"] = ArrayRecord(vectors)
     with pytest.raises(ExchangeError):
         exchange.decode_update(carried(content), CONTRACT)
 

@@ -61,9 +61,8 @@ def test_clients_partitioned_again_every_round(network: Path) -> None:
 
 def test_unweighted_mean_over_all_parameters() -> None:
     def update(site: str, value: float, examples: dict[str, int]) -> KnowledgeUpdate:
-        return KnowledgeUpdate(
-            site, {m: {"w": torch.tensor([value])} for m in examples}, examples, {}
-        )
+        arrays = {m: {"w": torch.tensor([value])} for m in examples}
+        return KnowledgeUpdate(site, arrays, examples, dict.fromkeys(examples, 1), {})
 
     got = combined([update("x", 1.0, {"a": 30, "b": 1}), update("y", 5.0, {"a": 10})])
     assert got["a"]["w"].item() == pytest.approx(2.0)

@@ -8,7 +8,8 @@ import torch
 
 from fedkim_core.aggregation import Combine, weighted_mean
 from fedkim_core.exchange import Arrays, KnowledgeUpdate
-from server_app.spool import Spool, unflatten
+from fedkim_core.vectors import unflatten
+from server_app.spool import Spool
 
 
 def combined(

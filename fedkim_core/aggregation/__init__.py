@@ -33,12 +33,28 @@ class Stack:
     """Parameters of the module."""
     read: Callable[[int, int], Tensor]
     """``(start, stop) -> [sites, stop - start]`` float32: a range of the flattened parameters."""
+    steps: tuple[int, ...]
+    """Optimiser steps in which the module took part, by site."""
+    sent: Tensor
+    """``[size]``: what the sites began with."""
 
     @classmethod
-    def of(cls, values: Tensor, weights: tuple[int, ...] | None = None) -> "Stack":
-        """A stack in memory; ``values`` is ``[sites, size]``."""
+    def of(
+        cls,
+        values: Tensor,
+        weights: tuple[int, ...] | None = None,
+        steps: tuple[int, ...] | None = None,
+        sent: Tensor | None = None,
+    ) -> "Stack":
+        """A stack in memory; ``values`` is ``[sites, size]``, ``sent`` zero unless given."""
         sites, size = values.shape
-        return cls(weights or (1,) * sites, size, lambda start, stop: values[:, start:stop])
+        return cls(
+            weights or (1,) * sites,
+            size,
+            lambda start, stop: values[:, start:stop],
+            steps or (1,) * sites,
+            torch.zeros(size) if sent is None else sent,
+        )
 
     def __len__(self) -> int:
         return len(self.weights)

@@ -94,7 +94,9 @@ def test_geometric_median_has_the_least_sum_of_distances(n: int, seed: int) -> N
 def test_no_order_of_arrival_changes_a_bit(name, counts, seed, random) -> None:
     values = draw(len(counts), 11, seed)
     updates = [
-        KnowledgeUpdate(f"site-{i}", {"head.a": {"w": values[i]}}, {"head.a": count}, {})
+        KnowledgeUpdate(
+            f"site-{i}", {"head.a": {"w": values[i]}}, {"head.a": count}, {"head.a": 1}, {}
+        )
         for i, count in enumerate(counts)
     ]
     one = combined(updates, METHODS[name])

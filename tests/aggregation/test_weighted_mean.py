@@ -19,7 +19,7 @@ MODULES = {"encoder.image": (3, 2), "encoder.signal": (4,), "head.a": (2,), "hea
 def update(site: int, examples: dict[str, int], seed: int) -> KnowledgeUpdate:
     generator = torch.Generator().manual_seed(1000 * seed + site)
     arrays = {m: {"w": torch.randn(MODULES[m], generator=generator)} for m in examples}
-    return KnowledgeUpdate(f"site-{site}", arrays, examples, {})
+    return KnowledgeUpdate(f"site-{site}", arrays, examples, dict.fromkeys(examples, 1), {})
 
 
 counts = st.dictionaries(st.sampled_from(sorted(MODULES)), st.integers(1, 5000), max_size=4)

@@ -37,9 +37,9 @@ def hurt(content: RecordDict, site: str, round: int) -> RecordDict:
 
 def hurting(text: str) -> str:
     branches = "\n".join(f"    if round == {n}:\n        {do}" for n, (do, _) in FAULTS.items())
-    sends = "return exchange.encode_update(update, workplace.contract)"
-    assert sends in text
-    hurt = "return hurt(exchange.encode_update(update, workplace.contract), workplace.name, {})"
+    sends = "return content"
+    assert text.count(sends) == 1
+    hurt = "return hurt(content, workplace.name, {})"
     text = text.replace(sends, hurt.format("instructions.round"))
     return text + CODE.format(site=SITES[1], branches=branches)
 

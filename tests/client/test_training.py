@@ -222,3 +222,37 @@ def test_validation_has_no_auroc_where_there_is_one_answer() -> None:
     assert metrics.keys() == {"examples.covid19", "examples.lung_opacity", "auroc.lung_opacity"}
     assert metrics["auroc.lung_opacity"] in (0.0, 0.5, 1.0)
     assert training.validate(make_extractor(CONFIG), [], 2) == {}
+
+
+def sgd(examples: list[Example], offsets: dict | None = None) -> tuple[dict, training.LocalResult]:
+    """Weights after one epoch of SGD in batches of four, and what training says of it."""
+    extractor = make_extractor(CONFIG)
+    config = strategy(optimiser="sgd", learning_rate=0.5, weight_decay=0.0)
+    result = training.train(extractor, examples, config, seed=5, site="a", round=1, offsets=offsets)
+    return extractor.arrays(), result
+
+
+def test_an_offset_is_added_to_every_step_of_the_modules_in_it() -> None:
+    one_batch = [example("covid19", i) for i in range(4)]
+    plain, result = sgd(one_batch)
+    offsets = {
+        module: {name: torch.full_like(value, 0.25) for name, value in group.items()}
+        for module, group in plain.items()
+    }
+    moved, _ = sgd(one_batch, offsets)
+    used = {"encoder.image", "head.covid19"}
+    assert result.steps == dict.fromkeys(used, 1)
+    for module, group in plain.items():
+        for name, value in group.items():
+            # After clipping: the offset arrives whole, however large the gradient.
+            want = value - 0.5 * 0.25 if module in used else value
+            torch.testing.assert_close(moved[module][name], want, atol=1e-6, rtol=1e-5)
+
+
+def test_steps_are_counted_by_module() -> None:
+    _, result = sgd(MIXED)
+    batches = math.ceil(len(MIXED) / 4)
+    assert result.steps.keys() == result.examples.keys()
+    assert all(1 <= count <= batches for count in result.steps.values())
+    # At least as many batches as its examples fill.
+    assert all(4 * result.steps[m] >= result.examples[m] for m in result.steps)

@@ -72,7 +72,7 @@ def clients(words: list[str], attacker: int | None) -> InProcessGrid:
             }
             for module, parameters in extractor.arrays(result.examples).items()
         }
-        update = KnowledgeUpdate(name, arrays, result.examples, result.metrics)
+        update = KnowledgeUpdate(name, arrays, result.examples, result.steps, result.metrics)
         return Message(exchange.encode_update(update, contract), reply_to=message)
 
     config = compose(words)

@@ -317,6 +317,10 @@ QUARANTINED = {
         counts("metrics", {"examples.lung_opacity": 4000.0}),
         "examples.lung_opacity=4000, the site has",
     ),
+    "more steps than it takes": (
+        counts("steps", {"head.lung_opacity": 4000}),
+        "head.lung_opacity trained in 4000 steps, the site takes",
+    ),
     "exploded": (scaled(1e3), "changed by"),
 }
 
@@ -375,7 +379,7 @@ def test_a_server_optimiser_goes_on_from_its_state(network: Path, tmp_path: Path
     (tmp_path / "first").mkdir()
     first = rounds(words, tmp_path / "first", 1)
     assert {name.split("/")[1] for name in first.state()} == {"m", "v", "steps"}
-    assert same({"x": whole.state()}, {"x": whole.memory})
+    assert same({"x": whole.state()}, {"x": whole.aggregator.memory})
     (tmp_path / "second").mkdir()
     second = make_strategy(words, tmp_path / "second")
     second.arrays = first.arrays
@@ -395,14 +399,14 @@ def test_updates_are_on_disk_while_a_round_lasts_and_no_longer(
     (tmp_path / SPOOL / "left by a run that was killed").write_text("")
     words = overrides(network, ONE_TASK)
     strategy = make_strategy(words, tmp_path)
-    combine = strategy.combine
+    combine = strategy.aggregator.combine
 
     def look(stack: Any) -> torch.Tensor:
         folder = tmp_path / SPOOL
         seen.append((len(list(folder.iterdir())), folder.stat().st_mode & 0o777))
         return combine(stack)
 
-    strategy.combine = look
+    strategy.aggregator.combine = look
     grid = make_grid(words)
     strategy.discover(grid)
     strategy.start(grid, ArrayRecord(), num_rounds=1)
@@ -429,7 +433,7 @@ def test_every_message_ends_as_reply_or_absence() -> None:
     grid.__class__ = Leaving
     found = {
         asked.metadata.dst_node_id: reply
-        for asked, reply in mail.ask(grid, asked_of(grid, 100, 101, 999), 0.2)
+        for asked, reply in mail.answers(grid, mail.push(grid, asked_of(grid, 100, 101, 999)), 0.2)
     }
     assert isinstance(found[100], Message)
     assert found[101] == Absence("late", "no reply within 0.2 s")
@@ -442,7 +446,7 @@ def test_a_reply_in_another_nodes_name_is_invalid() -> None:
         return reply
 
     grid = answering(forge)
-    ((_, reply),) = mail.ask(grid, asked_of(grid, 101), 5)
+    ((_, reply),) = mail.answers(grid, mail.push(grid, asked_of(grid, 101)), 5)
     assert reply == Absence("invalid", "another node answered")
 
 
@@ -458,5 +462,5 @@ def test_few_replies_are_in_memory_together() -> None:
         return pull(ids)
 
     grid.pull_messages = counted  # type: ignore[method-assign]
-    assert len(list(mail.ask(grid, asked_of(grid, *grid.contexts), 5))) == 40
+    assert len(list(mail.answers(grid, mail.push(grid, asked_of(grid, *grid.contexts)), 5))) == 40
     assert most == mail.AT_ONCE

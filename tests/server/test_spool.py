@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import KnowledgeUpdate
-from server_app.spool import Spool, flatten, unflatten
+from fedkim_core.vectors import flatten, unflatten
+from server_app.spool import Spool
 
 ROOT = Path(__file__).parents[2]
 shapes = st.dictionaries(
@@ -35,7 +36,8 @@ def test_a_module_is_one_vector_and_back(wanted: dict[str, tuple[int, ...]]) -> 
 
 def update(site: str, value: float, *modules: str) -> KnowledgeUpdate:
     arrays = {m: {"w": torch.full((2, 3), value)} for m in modules}
-    return KnowledgeUpdate(site, arrays, dict.fromkeys(modules, 4), {})
+    ones = dict.fromkeys(modules, 1)
+    return KnowledgeUpdate(site, arrays, dict.fromkeys(modules, 4), ones, {})
 
 
 SENT = {m: {"w": torch.zeros(2, 3)} for m in ("a", "b")}

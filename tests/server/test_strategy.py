@@ -63,16 +63,17 @@ def failed(reply: Message) -> Message:
 
 def broken_bytes(reply: Message) -> Message:
     record = reply.content.array_records["arrays"]
-    record[next(iter(record))] = Array("float32", (3,), "numpy.ndarray", b"")
+    name = next(iter(record))
+    record[name] = Array("float32", record[name].shape, "numpy.ndarray", b"")
     return reply
 
 
-BIAS = "encoder.image/pool.after.bias"
+VALUES = "encoder.image/values"
 FAULTS: dict[str, tuple[Tamper, str]] = {
-    "nan": (arrays_of(lambda a: a[BIAS].fill_(math.nan)), "NaN"),
-    "huge": (arrays_of(lambda a: a[BIAS].fill_(1e30)), "too large"),
-    "wrong shape": (arrays_of(lambda a: a.update({BIAS: torch.zeros(3)})), "shape"),
-    "wrong type": (arrays_of(lambda a: a.update({BIAS: a[BIAS].double()})), "float32"),
+    "nan": (arrays_of(lambda a: a[VALUES].fill_(math.nan)), "NaN"),
+    "huge": (arrays_of(lambda a: a[VALUES].fill_(1e30)), "too large"),
+    "wrong shape": (arrays_of(lambda a: a.update({VALUES: torch.zeros(3)})), "shape"),
+    "wrong type": (arrays_of(lambda a: a.update({VALUES: a[VALUES].double()})), "float32"),
     "unknown module": (
         arrays_of(lambda a: a.update({"records/names": torch.zeros(3)})),
         "allow-list",
