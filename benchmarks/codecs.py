@@ -2,10 +2,10 @@
 
 A line per codec: bytes of an update of the whole extractor beside fp32's, as Flower serialises it;
 the relative error (L2) of the *change* that arrives, when the change is encoded and, beside it,
-when the weights themselves were; and milliseconds to encode and to decode all modules, with those
-of a plain NumPy copy of the same values in the first line. The change is made up: independent
-normal values, each parameter's as large as a hundredth of its weights, which is about what a round
-changes. Times are the shortest of 7.
+when the weights themselves were; and milliseconds of one processor to encode and to decode all
+modules, with those of a plain NumPy copy of the same values in the first line. The change is made
+up: independent normal values, each parameter's a hundredth of its weights in size. Times are the
+shortest of 7.
 """
 
 import pkgutil
@@ -26,9 +26,9 @@ from fedkim_core.vectors import flatten
 def milliseconds(work: Callable[[], object]) -> float:
     times = []
     for _ in range(7):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return 1000 * min(times)
 
 
@@ -37,6 +37,7 @@ def through(codec: Codec, vector: torch.Tensor) -> torch.Tensor:
 
 
 def main(words: list[str]) -> None:
+    torch.set_num_threads(1)
     config = compose(words)
     with seeded(config.seed, "extractor"):
         extractor = KnowledgeExtractor(config, config.cards())

@@ -27,6 +27,8 @@ from server_app.strategy import KnowledgeStrategy
 
 TASK = "lung_opacity"
 SITES = 3
+REPEATS = 3
+"""The shortest counts: a machine that does something else as well makes a wait longer."""
 
 
 class WaitingGrid(Grid):
@@ -110,9 +112,8 @@ def seconds_of(config: Config, rounds: int, seconds: float) -> float:
 def main(rounds: int = 10, seconds: float = 0.5) -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     words = [f"tasks=[{TASK}]", "extractor.encoders.image.channels=[8,16]"]
-    spent = [
-        seconds_of(compose([*words, f"strategy.overlap={n}"]), rounds, seconds) for n in (0, 1)
-    ]
+    configs = [compose([*words, f"strategy.overlap={overlap}"]) for overlap in (0, 1)]
+    spent = [min(seconds_of(config, rounds, seconds) for _ in range(REPEATS)) for config in configs]
     found = {
         "rounds": rounds,
         "phase_seconds": seconds,

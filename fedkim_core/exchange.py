@@ -90,7 +90,8 @@ def _refusing() -> Iterator[None]:
     except ExchangeError:
         raise
     except Exception as error:
-        raise ExchangeError(f"cannot be decoded: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ExchangeError(f"cannot be decoded: {type(error).__name__}: {reason}") from error
 
 
 def encode_model(

@@ -1,6 +1,7 @@
 """The real command, the real Flower, the real apps; only the foundation model is tiny."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,22 @@ def test_a_federation_from_command_to_report(network: Path, tmp_path: Path) -> N
     assert "synthetic" in (output / "report.html").read_text().lower()
     assert "synthetic" in done.stdout
     assert list((output / "tensorboard").iterdir())
+
+
+@pytest.mark.e2e
+def test_sites_that_remember_and_train_while_the_server_injects(
+    network: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    words = ("strategy=scaffold", "strategy.codec=int8", "strategy.overlap=1", "rounds=2")
+    done = run(network, output, "tasks=[lung_opacity,ecg_abnormal]", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((output / "summary.json").read_text())
+    assert not summary["left_out"]
+    for line in summary["communication"]:
+        assert line["bytes_up"] < 0.3 * line["bytes_down"]
+    kept = [p.name for p in (Path(os.environ["FEDKIM_CACHE"]) / "memory").rglob("*.safetensors")]
+    assert {"round-000001.safetensors", "round-000002.safetensors"} <= set(kept)
 
 
 def test_a_missing_file_is_named_before_anything_starts(network: Path, tmp_path: Path) -> None:

@@ -62,9 +62,8 @@ def ours(count: int, asked: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor
             y = torch.nn.Parameter(x.clone())
             optimiser = torch.optim.SGD([y], lr=RATE)
             for _ in range(STEPS[i]):
-                offset = variates.offsets()["m"]["w"]
-                y.grad = torch.tensor(CURVES[i]).float() * (y.detach() - torch.tensor(MINIMA[i]))
-                y.grad = y.grad.float() + offset
+                gradient = torch.tensor(CURVES[i]) * (y.detach() - torch.tensor(MINIMA[i]))
+                y.grad = gradient.float() + variates.offsets()["m"]["w"]
                 optimiser.step()
             change = variates.changes(one(y.detach()), one(x), {"m": STEPS[i]}, RATE)
             memory[i] = variates.kept(change)
