@@ -111,7 +111,11 @@ def seconds_of(config: Config, rounds: int, seconds: float) -> float:
 
 def main(rounds: int = 10, seconds: float = 0.5) -> None:
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-    words = [f"tasks=[{TASK}]", "extractor.encoders.image.channels=[8,16]"]
+    words = [
+        f"tasks=[{TASK}]",
+        "strategy.local_epochs=1",
+        "extractor.encoders.image.channels=[8,16]",
+    ]
     configs = [compose([*words, f"strategy.overlap={overlap}"]) for overlap in (0, 1)]
     spent = [min(seconds_of(config, rounds, seconds) for _ in range(REPEATS)) for config in configs]
     found = {

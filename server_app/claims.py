@@ -77,16 +77,20 @@ def check_claims(
     if (update.variates is None) != (strategy.correction.name == "none"):
         raise ExchangeError("it has variates and the strategy has none, or the other way round")
     most = most_examples(profile, cards)
-    total = sum(profile.examples.values())
-    batches = strategy.local_epochs * math.ceil(total / strategy.batch_size)
+
+    def steps(examples: int) -> int:
+        return strategy.local_epochs * math.ceil(examples / strategy.batch_size)
+
+    batches = steps(sum(profile.examples.values()))
     for module, count in update.examples.items():
         if count > most.get(module, 0):
             raise Suspicious(
                 f"{module} trained on {count} examples, the site has {most.get(module, 0)}"
             )
-        if update.steps[module] > batches:
+        if not steps(count) <= update.steps[module] <= batches:
             raise Suspicious(
-                f"{module} trained in {update.steps[module]} steps, the site takes {batches}"
+                f"{module} trained in {update.steps[module]} steps, the site takes {batches} and "
+                f"at least {steps(count)} of them on {count} examples"
             )
     for name, value in update.metrics.items():
         kind, _, task = name.partition(".")

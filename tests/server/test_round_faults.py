@@ -321,6 +321,10 @@ QUARANTINED = {
         counts("steps", {"head.lung_opacity": 4000}),
         "head.lung_opacity trained in 4000 steps, the site takes",
     ),
+    "fewer steps than its examples need": (
+        counts("steps", {"head.lung_opacity": 1}),
+        "head.lung_opacity trained in 1 steps, the site takes",
+    ),
     "exploded": (scaled(1e3), "changed by"),
 }
 
@@ -328,7 +332,7 @@ QUARANTINED = {
 @pytest.mark.parametrize("fault", QUARANTINED)
 def test_a_suspicious_update_is_quarantined(fault: str, network: Path, tmp_path: Path) -> None:
     tamper, reason = QUARANTINED[fault]
-    words = overrides(network, ONE_TASK)
+    words = overrides(network, ONE_TASK, "strategy.batch_size=8")
     strategy = rounds(words, tmp_path, tamper={101: tamper})
     (entry,) = strategy.recorder.left_out
     assert (entry["site"], entry["kind"]) == (SITES[1], "quarantined")
