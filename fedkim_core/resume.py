@@ -13,7 +13,7 @@ from fedkim_core.config import Config
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
 
-FREE = {"output", "resume"}
+FREE = {"output", "resume", "tracking"}
 """Keys that a resumed run may have otherwise, besides ``rounds`` raised."""
 
 
@@ -44,6 +44,12 @@ def continued(folder: Path, overrides: Sequence[str]) -> Config:
     config = configuration.check(OmegaConf.to_container(wanted))
     now = dict(_flat(config.model_dump(mode="json")))
     for key, before in _flat(saved):
+        if key == "rounds" and now[key] > before and config.injector.few_shot:
+            raise UserError(
+                f"rounds={now[key]}: the run in {folder} ends with tuning on examples of unseen "
+                f"tasks (injector.few_shot={config.injector.few_shot}) after round {before}, and "
+                "more rounds would train on top of it; begin a new run with as many rounds"
+            )
         if key == "rounds" and now[key] >= before:
             continue
         if key not in FREE and now.get(key) != before:

@@ -183,9 +183,13 @@ def evaluate(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or an experiment.")],
 ) -> None:
-    """Write the report page of a run folder again."""
-    from fedkim_core.report import write_report
+    """Write the report page of a run or of an experiment again."""
+    from fedkim_core.experiment import summary
 
-    typer.echo(str(write_report(folder)))
+    if (folder / summary.FILE).is_file():
+        from fedkim_core.experiment.page import write_page as write
+    else:
+        from fedkim_core.report import write_report as write
+    typer.echo(str(write(folder)))

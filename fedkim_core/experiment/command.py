@@ -49,17 +49,22 @@ def run(
     if dry_run:
         _list(experiment, work, console)
         return OK
-    from fedkim_core.experiment.conclude import conclude
+    from fedkim_core.experiment.conclude import conclude, show
+
+    def look() -> None:
+        try:
+            show(work)
+        except UserError as error:  # the runs matter more than a look at them
+            print(f"warning: {error}", file=sys.stderr)
 
     try:
-        work.run(console)
+        work.run(console, look)
     except KeyboardInterrupt:
         done = sum(work.done(cell) is not None for cell in experiment.cells)
         print(f"stopped; {done} runs are done, the same command goes on", file=sys.stderr)
         return STOPPED
     finally:
-        if page := conclude(work):
-            console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+        console.print(str(conclude(work)), markup=False, highlight=False, soft_wrap=True)
     for cell, reason in work.broken:
         print(f"failed: {cell.label}: {reason}", file=sys.stderr)
     return FAILED if work.broken else OK

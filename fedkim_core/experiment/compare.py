@@ -1,26 +1,25 @@
 """Differences between two rows of an experiment on the same patients.
 
-Each run's ``answers.parquet`` holds what it said of every test example. Two rows are compared seed
-by seed, on examples that both answered; a patient's examples are drawn together (Efron &
-Tibshirani, An Introduction to the Bootstrap, 1993). What seeds change stands beside the interval,
-not in it.
+Each run's ``answers.parquet`` holds what it said of every test example. Two rows are compared on
+the seeds that both have and on the examples that both answered, by DeLong's test with a patient's
+examples added up over tasks and seeds. What seeds change stands beside the interval, not in it.
 """
 
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import RowFile
-from fedkim_core.experiment.tables import Table
-from fedkim_core.seeds import derive
+from fedkim_core.experiment.summary import Compared
+from fedkim_core.experiment.tables import MEAN, Table
+from fedkim_core.statistics.delong import Pair, mean_difference
+from fedkim_core.statistics.multiple import holm
 
 ANSWERS = "answers.parquet"
-RESAMPLES = 1000
-Floats = NDArray[np.float64]
 KEYS = ["task", "example_id"]
 ANSWERED = pl.Schema(
     {
@@ -34,34 +33,32 @@ ANSWERED = pl.Schema(
 )
 
 
-def compare(work: Work, rows: dict[str, RowFile], reference: str) -> pl.DataFrame:
-    """AUROC of every row minus that of ``reference``, by task.
+def compare(
+    work: Work, rows: dict[str, RowFile], reference: str, roles: Mapping[str, str]
+) -> list[Compared]:
+    """AUROC of every row minus that of ``reference``: each task, and the mean of each role.
 
-    Columns ``row, task, seeds, difference, sd_seeds, low, high, n``: the mean of the seeds'
-    differences, their standard deviation, and the 95 % interval over patients of that mean.
+    p-values are corrected after Holm: those of means among themselves, and those of single tasks
+    among themselves.
+
+    Args:
+        work: the experiment.
+        rows: by label.
+        reference: one of the labels.
+        roles: of tasks, ``train`` or ``unseen``.
     """
     base = _answers(work, rows[reference])
-    found: list[dict[str, Any]] = []
+    found: list[Compared] = []
     for label, row in rows.items():
-        if label == reference:
-            continue
-        pairs = _pairs(_answers(work, row), base)
-        for (task,), own in pairs.group_by("task", maintain_order=True):
-            if line := _difference(own, derive(0, "compare", label, str(task))):
-                found.append({"row": label, "task": str(task), **line})
-    return pl.DataFrame(found, schema=SCHEMA)
+        if label != reference:
+            pairs = _pairs(_answers(work, row), base)
+            for role in ("train", "unseen"):
+                found += _of_role(label, role, pairs.filter(pl.col("task").is_in(_of(roles, role))))
+    return _corrected(found)
 
 
-SCHEMA = {
-    "row": pl.String,
-    "task": pl.String,
-    "seeds": pl.Int64,
-    "difference": pl.Float64,
-    "sd_seeds": pl.Float64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "n": pl.Int64,
-}
+def _of(roles: Mapping[str, str], role: str) -> list[str]:
+    return [task for task, own in roles.items() if own == role]
 
 
 def _answers(work: Work, row: RowFile) -> pl.DataFrame:
@@ -69,20 +66,23 @@ def _answers(work: Work, row: RowFile) -> pl.DataFrame:
     frames = []
     for cell in work.experiment.cells:
         path: Path = work.folder.run(cell) / ANSWERS
-        if cell.method == row.method and work.done(cell) and path.is_file():
+        if cell.method != row.method or work.done(cell) is None or not path.is_file():
+            continue
+        try:
             own = pl.read_parquet(path, glob=False).filter(
                 (pl.col("column") == row.column) & pl.col("label").is_not_null()
             )
-            frames.append(
-                own.select(
-                    pl.lit(cell.seed).alias("seed"),
-                    *KEYS,
-                    "patient_id",
-                    pl.col("label").cast(pl.Float64),
-                    "logit",
-                )
+            chosen = own.select(
+                pl.lit(cell.seed).alias("seed"),
+                *KEYS,
+                "patient_id",
+                pl.col("label").cast(pl.Float64),
+                "logit",
             )
-    return pl.concat([ANSWERED.to_frame(), *(f.cast(ANSWERED) for f in frames)])
+            frames.append(chosen.cast(ANSWERED))  # type: ignore[arg-type]
+        except (OSError, pl.exceptions.PolarsError) as error:
+            work.damage(cell, f"{ANSWERS} cannot be read ({type(error).__name__})")
+    return pl.concat([ANSWERED.to_frame(), *frames])
 
 
 def _pairs(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
@@ -95,69 +95,86 @@ def _pairs(one: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
     return paired.filter(pl.col("logit").is_finite() & pl.col("other").is_finite())
 
 
-def _difference(pairs: pl.DataFrame, seed: int) -> dict[str, Any] | None:
-    patients, owner = np.unique(pairs["patient_id"].to_numpy(), return_inverse=True)
-    label, one, other = (pairs[name].to_numpy() for name in ("label", "logit", "other"))
-    of_seed = [pairs["seed"].to_numpy() == s for s in pairs["seed"].unique().sort()]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(patients), (RESAMPLES, len(patients)))
-    drawn += len(patients) * np.arange(RESAMPLES)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=RESAMPLES * len(patients))
-    # The first line is the sample itself. A patient of several seeds is drawn for all of them.
-    weights = np.ones((RESAMPLES + 1, len(patients)))
-    weights[1:] = times.reshape(RESAMPLES, -1)
-    weights = weights[:, owner]
-    each = np.stack(
-        [
-            aurocs(label[own], one[own], weights[:, own])
-            - aurocs(label[own], other[own], weights[:, own])
-            for own in of_seed
-        ]
+@dataclass(frozen=True)
+class _Asked:
+    """What two rows said with one seed about one task."""
+
+    seed: int
+    task: str
+    pair: Pair
+
+
+def _of_role(row: str, role: str, answered: pl.DataFrame) -> list[Compared]:
+    """The differences of one row in the tasks of a role, and of their mean if they are several."""
+    asked = []
+    for (task, seed), own in answered.group_by("task", "seed", maintain_order=True):
+        if own["label"].n_unique() == 2:  # an AUROC needs both answers
+            columns = (own[name].to_numpy() for name in ("label", "logit", "other"))
+            pair = Pair(*columns, own["patient_id"].to_list())
+            asked.append(_Asked(int(str(seed)), str(task), pair))
+    tasks = list(dict.fromkeys(one.task for one in asked))
+    found = [_compared(row, role, task, [a for a in asked if a.task == task]) for task in tasks]
+    if len(tasks) > 1:
+        found.append(_compared(row, role, MEAN, asked))
+    return found
+
+
+def _compared(row: str, role: str, task: str, asked: list[_Asked]) -> Compared:
+    each = {}
+    for seed in sorted({one.seed for one in asked}):
+        each[seed] = mean_difference([a.pair for a in asked if a.seed == seed])["value"]
+    return Compared(
+        row=row,
+        role=role,
+        task=task,
+        tasks=len({one.task for one in asked}),
+        each=each,
+        sd_seeds=statistics.stdev(each.values()) if len(each) > 1 else None,
+        n=sum(len(one.pair.patients) for one in asked),
+        **mean_difference([one.pair for one in asked]),
     )
-    each = each[~np.isnan(each[:, 0])]
-    if not len(each):
-        return None
-    draws = each[:, 1:].mean(0)
-    draws = draws[~np.isnan(draws)]
-    low, high = np.quantile(draws, (0.025, 0.975)) if len(draws) > 1 else (None, None)
-    return {
-        "seeds": len(each),
-        "difference": float(each[:, 0].mean()),
-        "sd_seeds": float(each[:, 0].std(ddof=1)) if len(each) > 1 else None,
-        "low": low,
-        "high": high,
-        "n": len(pairs),
-    }
 
 
-def aurocs(labels: Floats, logits: Floats, weights: Floats) -> Floats:
-    """``[B]`` AUROC of rows that count ``weights [B, n]`` times; NaN where one class is missing."""
-    order = np.argsort(logits, kind="stable")
-    ranked = logits[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    yes = np.add.reduceat(weights[:, order] * labels[order], starts, axis=1)
-    no = np.add.reduceat(weights[:, order] * (1 - labels[order]), starts, axis=1)
-    won = (yes * (no.cumsum(1) - no / 2)).sum(1)  # a tie is half a win
-    pairs = yes.sum(1) * no.sum(1)
-    area: Floats = np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0)
-    return area
+def _corrected(found: list[Compared]) -> list[Compared]:
+    """With the p-values that Holm's correction gives, in two families."""
+    adjusted: dict[str, float] = {}
+    for wanted in (True, False):
+        family = {
+            str(place): one.p
+            for place, one in enumerate(found)
+            if one.is_mean == wanted and one.p is not None
+        }
+        adjusted |= holm(family)
+    return [
+        one.model_copy(update={"p_holm": adjusted.get(str(place))})
+        for place, one in enumerate(found)
+    ]
 
 
-def table(compared: pl.DataFrame, reference: str) -> Table:
+def table(compared: list[Compared], reference: str) -> Table:
     """Rows by tasks, as the tables of scores."""
-    tasks = compared["task"].unique(maintain_order=True).to_list()
+    columns = list(dict.fromkeys((one.role, one.task) for one in compared))
+    names = [f"{task} ({role})" if task == MEAN else task for role, task in columns]
     cells = {}
-    for r in compared.iter_rows(named=True):
-        spread = "" if r["sd_seeds"] is None else f" ± {r['sd_seeds']:.3f}"
-        interval = "" if r["low"] is None else f" [{r['low']:+.3f}, {r['high']:+.3f}]"
-        cells[r["row"], r["task"]] = f"{r['difference']:+.3f}{spread}{interval}"
+    for one in compared:
+        spread = "" if one.sd_seeds is None else f" ± {one.sd_seeds:.3f}"
+        interval = "" if one.span is None else f" [{one.low:+.3f}, {one.high:+.3f}]"
+        mark = " *" if one.sign else ""
+        cells[one.row, one.role, one.task] = f"{one.value:+.3f}{spread}{interval}{mark}"
     rows = [
-        [row, *(cells.get((row, task), "") for task in tasks)]
-        for row in compared["row"].unique(maintain_order=True).to_list()
+        [row, *(cells.get((row, *column), "") for column in columns)]
+        for row in dict.fromkeys(one.row for one in compared)
     ]
     note = (
         "AUROC on the same patients: mean over seeds ± their standard deviation; in brackets the "
-        f"95 % interval over patients of that mean ({RESAMPLES} paired resamples by patient). "
-        "Not corrected for the number of comparisons."
+        "95 % interval over patients of that mean (DeLong's test, by patient). * p below 0.05 "
+        "after Holm's correction, means and single tasks each among themselves, and the same sign "
+        "with every seed."
     )
-    return Table(f"Difference from {reference}", ["", *tasks], rows, note)
+    return Table(f"Difference from {reference}", ["", *names], rows, note)
+
+
+def write_csv(compared: list[Compared], path: Path) -> None:
+    """``compare.csv``, with full precision."""
+    lines = [one.model_dump(exclude={"each"}) | {"seeds": len(one.each)} for one in compared]
+    pl.DataFrame(lines, infer_schema_length=None).write_csv(path)

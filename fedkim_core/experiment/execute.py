@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -28,21 +29,26 @@ class Work:
     def done(self, cell: Cell) -> Ended | None:
         return self.folder.finished(cell, any_code=self.any_code)
 
+    def damage(self, cell: Cell, reason: str) -> None:
+        """A finished run that cannot be read has failed; the next call makes it again."""
+        if ended := self.folder.ended(cell):
+            self.folder.end(cell, replace(ended, status="failed", reason=reason))
+
     @property
     def pending(self) -> list[Cell]:
         return [c for c in self.experiment.cells if c.config is not None and not self.done(c)]
 
+    def fault(self, cell: Cell) -> str:
+        """Why a cell failed or cannot start; empty if it did neither."""
+        if cell.config is None:
+            return cell.fault
+        ended = self.folder.ended(cell)
+        return ended.reason if ended and ended.status == "failed" else ""
+
     @property
     def broken(self) -> list[tuple[Cell, str]]:
         """Cells that failed or cannot start, with the reason."""
-        found = []
-        for cell in self.experiment.cells:
-            ended = self.folder.ended(cell)
-            if cell.config is None:
-                found.append((cell, cell.fault))
-            elif not self.done(cell) and ended and ended.status == "failed":
-                found.append((cell, ended.reason))
-        return found
+        return [(cell, why) for cell in self.experiment.cells if (why := self.fault(cell))]
 
     def shares(self, cell: Cell) -> bool:
         """Whether another cell's federation is that of this one."""
@@ -72,8 +78,8 @@ class Work:
             total += sum(e.seconds for e in basis) / len(basis)
         return total
 
-    def run(self, console: Console) -> None:
-        """Make every pending run.
+    def run(self, console: Console, after: Callable[[], None]) -> None:
+        """Make every pending run, and call ``after`` when one has ended.
 
         Raises:
             KeyboardInterrupt: stopped; what had ended stays, the rest is made next time.
@@ -88,6 +94,7 @@ class Work:
             shared = ", federation shared" if ended.replayed else ""
             line = f"{at} {cell.label}: {result} in {duration(ended.seconds)}{shared}{rest}"
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+            after()
         if not self.pending:
             self._forget_recordings()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from fedkim_core.experiment.tables import MEAN
+from fedkim_core.experiment.summary import MEAN
 
 COLOURS = {"train": "#b45600", "unseen": "#0b5cad"}
 NAMES = {"train": "trained tasks", "unseen": "unseen tasks"}

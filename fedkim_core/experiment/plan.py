@@ -106,7 +106,7 @@ class Cell:
         """The half of :attr:`key` that the settings make."""
         if self.config is None:
             return _digest(list(self.overrides))
-        settings = self.config.model_dump(mode="json", exclude={"output"})
+        settings = self.config.model_dump(mode="json", exclude={"output", "tracking"})
         del settings["federation"]["record"], settings["federation"]["replay"]
         return _digest(settings)
 

@@ -42,14 +42,16 @@ SCHEMA = {
 def collect(work: Work) -> pl.DataFrame:
     """Read every finished run, in the order of the experiment's cells and seeds.
 
-    Raises:
-        UserError: a finished run's summary cannot be read.
+    One whose summary cannot be read counts as failed.
     """
     rows: list[dict[str, Any]] = []
     for cell in work.experiment.cells:
         ended = work.done(cell)
         if ended is not None and cell.config is not None:
-            rows += _rows(work, cell, cell.config, ended)
+            try:
+                rows += _rows(work, cell, cell.config, ended)
+            except UserError as error:
+                work.damage(cell, str(error))
     return pl.DataFrame(rows, schema=SCHEMA)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from fedkim_core.experiment.plan import ExperimentFile, RowFile
+from fedkim_core.experiment.summary import MEAN
 
 ROW_COLUMNS = ("seed", "role", "task", "metric", "value", "low", "high", "n")
-MEAN = "mean"
-"""The column of the tables that averages over tasks."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def scores(results: pl.DataFrame, rows: dict[str, RowFile]) -> pl.DataFrame:
         ).select(pl.lit(label).alias("row"), *ROW_COLUMNS)
         for label, row in rows.items()
     ]
-    found = pl.concat(picked) if picked else pl.DataFrame()
+    nothing = results.clear().select(pl.lit("").alias("row"), *ROW_COLUMNS)
+    found = pl.concat([nothing, *picked])
     means = (
         found.group_by("row", "seed", "role", "metric", maintain_order=True)
         .agg(pl.col("value").mean(), pl.len().alias("tasks"))

@@ -100,7 +100,7 @@ def forest(name: str, task: Task) -> Markup:
         span = f" ({interval(estimate)})" if estimate.span else ""
         said.append(f"{COLUMN_NAMES[column].lower()} {number(estimate.value)}{span}")
     label = f"{name}: {', '.join(said) or 'no score'}"
-    return _svg(width, height, label, parts, "forest")
+    return svg(width, height, label, parts, "forest")
 
 
 def curves(label: str, series: Sequence[Series], rounds: Sequence[int], unit: str) -> Markup:
@@ -163,7 +163,7 @@ def curves(label: str, series: Sequence[Series], rounds: Sequence[int], unit: st
         if one.points
     )
     span = f", rounds {first} to {last}" if first != last else f", round {first}"
-    return _svg(_WIDTH, _HEIGHT, f"{label}{span}: {said or 'no values'}", parts, "curves")
+    return svg(_WIDTH, _HEIGHT, f"{label}{span}: {said or 'no values'}", parts, "curves")
 
 
 def median_line(series: Sequence[Series]) -> list[tuple[int, float]]:
@@ -198,7 +198,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(k * step, 10) for k in range(start, math.floor(high / step + 1e-9) + 1)]
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[Markup], style: str) -> Markup:
+def svg(width: int, height: int, label: str, parts: Sequence[Markup], style: str) -> Markup:
+    """A picture with its numbers as text for screen readers."""
     return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         style, width, height, label, Markup("").join(parts)
     )

@@ -48,22 +48,33 @@ def comparisons(summary: Summary) -> list[Compared]:
 
 @dataclass(frozen=True)
 class SiteTable:
-    """The leading metric by task and site."""
+    """The leading metric by task and site, or by task and group of patients."""
 
     sites: list[str]
     rows: list[tuple[str, str, BySite]]
     """Task, name of its metric, its scores."""
     widest: tuple[str, BySite] | None
-    """The task with the largest gap between sites."""
+    """The task with the largest gap."""
 
 
 def by_site(summary: Summary) -> SiteTable | None:
     """None where the test set names no site."""
-    rows = [
-        (name, METRIC_NAMES.get(task.sites.metric, task.sites.metric), task.sites)
-        for name, task in summary.tasks.items()
-        if task.sites is not None
-    ]
+    return _site_table({name: task.sites for name, task in summary.tasks.items() if task.sites})
+
+
+def by_group(summary: Summary) -> list[tuple[str, SiteTable]]:
+    """The same by sex and by age band, where the test set names them."""
+    names = dict.fromkeys(name for task in summary.tasks.values() for name in task.groups)
+    tables = []
+    for name in names:
+        own = {n: task.groups[name] for n, task in summary.tasks.items() if name in task.groups}
+        if table := _site_table(own):
+            tables.append((name, table))
+    return tables
+
+
+def _site_table(scores: dict[str, BySite]) -> SiteTable | None:
+    rows = [(name, METRIC_NAMES.get(own.metric, own.metric), own) for name, own in scores.items()]
     if not rows:
         return None
     sites = sorted({site for _, _, own in rows for site in (*own.sites, *own.left_out)})

@@ -38,26 +38,24 @@ called clear when its p-value, corrected after Holm for the number of tasks, lie
 """
 
 BY_SITE = """
-{% if site_table %}
-<section id="by-site" aria-labelledby="by-site-h">
-<h2 id="by-site-h">By site</h2>
-<p>The injected model on test patients by the site whose patients they resemble.
-{% if site_table.widest %}
-{% set task, own = site_table.widest %}
+{% macro widest(table) %}
+{% if table.widest %}
+{% set task, own = table.widest %}
 The widest gap is in {{ task | spaced }}: {{ own.lowest }} is lowest with
 {{ own.sites[own.lowest].value | number }}, {{ own.gap | number }} below the highest.
 {% endif %}
-With few patients a site, some gap is to be expected by chance: look at the intervals.</p>
-<div class="wide" role="region" tabindex="0" aria-label="Leading score by task and site">
+{% endmacro %}
+{% macro scores_by(table, what) %}
+<div class="wide" role="region" tabindex="0" aria-label="Leading score by task and {{ what }}">
 <table class="pinned">
-<caption>Leading score by site, 95&nbsp;% interval, test examples
+<caption>Leading score by {{ what }}, 95&nbsp;% interval, test examples
 {{- " (synthetic data)" if run.synthetic }}.</caption>
 <thead><tr><th scope="col">Task</th>
-{% for site in site_table.sites %}<th scope="col">{{ site }}</th>{% endfor %}
+{% for site in table.sites %}<th scope="col">{{ site }}</th>{% endfor %}
 <th class="num" scope="col">Gap</th></tr></thead>
-<tbody>{% for task, metric, own in site_table.rows %}
+<tbody>{% for task, metric, own in table.rows %}
 <tr><th scope="row">{{ task | spaced }}<span class="what">{{ metric }}</span></th>
-{% for site in site_table.sites %}
+{% for site in table.sites %}
 {% set e = own.sites.get(site) %}
 <td class="score">{% if e %}
 <b>{{ e.value | number }}</b>
@@ -71,6 +69,26 @@ With few patients a site, some gap is to be expected by chance: look at the inte
 <td class="num">{% if own.gap is not none %}{{ own.gap | number }}{% else %}
 <span class="na">n/a</span>{% endif %}</td></tr>
 {% endfor %}</tbody></table></div>
+{% endmacro %}
+{% if site_table %}
+<section id="by-site" aria-labelledby="by-site-h">
+<h2 id="by-site-h">By site</h2>
+<p>The injected model on test patients by the site whose patients they resemble.
+{{ widest(site_table) }}
+With few patients a site, some gap is to be expected by chance: look at the intervals.</p>
+{{ scores_by(site_table, "site") }}
+</section>
+{% endif %}
+{% if group_tables %}
+<section id="by-group" aria-labelledby="by-group-h">
+<h2 id="by-group-h">By group of patients</h2>
+<p>The injected model on test patients by sex and by age. Groups with fewer than ten patients of
+either answer are not shown.</p>
+{% for name, table in group_tables %}
+<h3>By {{ name | spaced }}</h3>
+<p>{{ widest(table) }}</p>
+{{ scores_by(table, name | spaced) }}
+{% endfor %}
 </section>
 {% endif %}
 """

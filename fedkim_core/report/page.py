@@ -1,17 +1,14 @@
 """``report.html``: what a run taught the foundation model, on one page without network."""
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
-from fedkim_core.report import charts, evidence, words
+from fedkim_core.report import charts, evidence, layout, words
 from fedkim_core.report.charts import Series
 from fedkim_core.report.schema import (
     COLUMNS,
@@ -21,7 +18,6 @@ from fedkim_core.report.schema import (
     read_rows,
     read_summary,
 )
-from fedkim_core.report.style import STYLE
 from fedkim_core.report.template import TEMPLATE
 from fedkim_core.tasks import FREE_TEXT_METRICS, YES_NO_METRICS
 
@@ -45,15 +41,7 @@ def write_report(run_folder: Path) -> Path:
     except (OSError, UnicodeDecodeError):
         config = ""
         notes.append("config.yaml is missing or unreadable, so the configuration is not shown.")
-    path = run_folder / "report.html"
-    partial = path.with_suffix(".html.partial")
-    try:
-        partial.write_text(render(summary, rows, config, notes), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-    return path
+    return layout.write(render(summary, rows, config, notes), run_folder)
 
 
 @dataclass
@@ -71,24 +59,10 @@ class Footnotes:
 
 def render(summary: Summary, rows: list[Row], config: str, notes: list[str]) -> str:
     """The page as HTML. Every string of the run folder is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        spaced=words.spaced,
-        number=words.number,
-        interval=words.interval,
-        amount=words.amount,
-        duration=words.duration,
-        parameters=words.parameters,
-        plural=words.plural,
-        signed=words.signed,
-        p_value=words.p_value,
-        control_of=lambda name, task: task.control(name),
-    )
-    page = environment.from_string(TEMPLATE)
-    return page.render(
-        style=Markup(STYLE),
+    return layout.render(
+        TEMPLATE,
+        title="fedkim report",
+        synthetic=summary.synthetic,
         run=summary,
         columns=COLUMNS,
         column_names=words.COLUMN_NAMES,
@@ -107,6 +81,7 @@ def render(summary: Summary, rows: list[Row], config: str, notes: list[str]) -> 
         gate=_gate(summary),
         compared=evidence.comparisons(summary),
         site_table=evidence.by_site(summary),
+        group_tables=evidence.by_group(summary),
         calibrations=evidence.calibrations(summary),
         calibration_rows=evidence.calibration_rows(summary),
         operating_rows=evidence.operating_rows(summary),

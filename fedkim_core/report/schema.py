@@ -53,6 +53,8 @@ class Task(_Part):
     calibration: dict[str, Calibration] = {}
     operating: dict[str, dict[str, Estimate]] = {}
     sites: BySite | None = None
+    groups: dict[str, BySite] = {}
+    """By sex and by age band."""
     controls: dict[str, dict[str, Estimate]] = {}
     language_prior: LanguagePrior | None = None
 
@@ -180,7 +182,7 @@ def parse_summary(values: Mapping[str, Any], name: str = "summary") -> Summary:
     try:
         return Summary.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{name}: {_first_fault(error)}") from error
+        raise UserError(f"{name}: {first_fault(error)}") from error
 
 
 def read_summary(folder: Path) -> Summary:
@@ -219,7 +221,7 @@ def read_rows(folder: Path) -> tuple[list[Row], list[str]]:
         try:
             row = Row.model_validate(json.loads(text))
         except ValidationError as error:
-            raise UserError(f"{path}:{number}: {_first_fault(error)}") from error
+            raise UserError(f"{path}:{number}: {first_fault(error)}") from error
         except ValueError as error:
             if number != lines[-1][0]:
                 raise UserError(f"{path}:{number}: not JSON ({error})") from error
@@ -240,7 +242,8 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
+    """The first of what is wrong, with its field, in one line."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")

@@ -90,8 +90,12 @@ figure { margin: 0; break-inside: avoid; min-width: 0; }
 figcaption b { color: var(--ink); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg.forest { width: 220px; max-width: 100%; min-width: 140px; }
+svg.paired { width: 100%; }
+.paired th.picture { width: 34%; }
 svg text { font-size: 11px; fill: var(--soft); font-variant-numeric: tabular-nums; }
-.pairs svg text { font-size: 13.5px; }
+.pairs svg.paired { width: 100%; }
+.paired th.picture { width: 34%; }
+svg text { font-size: 13.5px; }
 svg .grid { stroke: var(--grid); stroke-width: 1; }
 svg .chance { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3; }
 svg .whisker { stroke: currentColor; stroke-width: 1; opacity: .55; }
@@ -100,6 +104,7 @@ svg.reliability { max-width: 300px; }
 .score small.mark { color: var(--bad); font-weight: 600; }
 .score small.wrap { white-space: normal; min-width: 6.5em; }
 svg .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+svg .seed { opacity: .6; }
 svg g, svg.key { color: var(--soft); fill: currentColor; }
 svg .hollow { fill: var(--panel); stroke: currentColor; stroke-width: 2; }
 .s-before { color: var(--before) !important; } .s-extractor { color: var(--extractor) !important; }
@@ -156,6 +161,8 @@ footer { padding-bottom: 40px; }
   .results td.delta { order: 1; grid-column: span 2; }
   .results td.picture { order: 3; padding-top: 4px; }
   svg.forest { width: 100%; max-width: 320px; }
+  .paired tr { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .paired small { white-space: normal; } .paired td[colspan] { align-self: end; }
 }
 @media screen and (max-width: 480px) {
   .pinned th[scope=row] { position: sticky; left: 0; z-index: 1; background: var(--panel);
@@ -163,7 +170,9 @@ footer { padding-bottom: 40px; }
   .tiles { grid-template-columns: 1fr 1fr; }
   .pairs > figure > div { grid-template-columns: 1fr; }
   .heat th[scope=row] { white-space: normal; width: 116px; min-width: 116px; line-height: 1.2; }
-  .pairs svg text { font-size: 11px; }
+  .pairs svg.paired { width: 100%; }
+.paired th.picture { width: 34%; }
+svg text { font-size: 11px; }
 }
 @media print {
   :root { color-scheme: light; --page: #fff; --panel: #fff; --ink: #000; --soft: #444;

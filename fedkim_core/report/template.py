@@ -7,25 +7,8 @@ from fedkim_core.report.evidence_template import (
     DIFFERENCES,
     OPERATING,
 )
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
-<title>fedkim report{{ " (synthetic data)" if run.synthetic }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<a class="skip" href="#results">Skip to the results</a>
-{% if run.synthetic %}
-<div class="banner" role="note"><p><b>Synthetic data.</b> Every patient behind this page was
-simulated. The numbers show that the method works end to end; they say nothing about real
-patients.</p></div>
-{% endif %}
-"""
+from fedkim_core.report.model_templates import GATE, LEARNING
+from fedkim_core.report.site_templates import SENT, SITES
 
 _MACROS = """
 {% macro score(task, column, metric, notes) %}
@@ -74,6 +57,7 @@ fedkim {{ run.fedkim }}.</p>
 <li><a href="#learning">Learning curves</a></li>
 {% if gate %}<li><a href="#gate">Gate</a></li>{% endif %}
 {% if site_table %}<li><a href="#by-site">By site</a></li>{% endif %}
+{% if group_tables %}<li><a href="#by-group">By group</a></li>{% endif %}
 {% if calibrations %}<li><a href="#calibration">Calibration</a></li>{% endif %}
 {% if operating_rows %}<li><a href="#operating">Operating points</a></li>{% endif %}
 {% if control_table %}<li><a href="#controls">Controls</a></li>{% endif %}
@@ -178,148 +162,6 @@ interval.</caption>
 </section>
 """
 
-_LEARNING = """
-<section id="learning" aria-labelledby="learning-h">
-<h2 id="learning-h">Learning curves</h2>
-{% if curves %}
-<p>The leading score on the validation set after each round, kept apart from the test set above.
-Round 0 is before any training.</p>
-<ul class="legend">
-<li>{{ forest_key("extractor") }} Extractor</li><li>{{ forest_key("injected") }} Injected</li>
-</ul>
-<div class="small-multiples">
-{% for name, metric, picture in curves %}
-<figure><figcaption><b>{{ name | spaced }}</b> {{ metric }},
-{{ "trained" if run.tasks[name].role == "train" else "unseen" }}</figcaption>{{ picture }}</figure>
-{% endfor %}
-</div>
-{% else %}
-<p>metrics.jsonl holds no validation scores.</p>
-{% endif %}
-{% if site_curves %}
-<h3>By site, as the sites report it while they train</h3>
-<ul class="legend">
-{% for name, swatch in site_legend %}<li>{{ swatch }} {{ name }}</li>{% endfor %}
-</ul>
-<div class="small-multiples pairs">
-{% for name, pair in site_curves %}
-<figure><figcaption><b>{{ name | spaced }}</b></figcaption><div>
-{% for label, picture in pair %}<div><span class="what">{{ label }}</span>{{ picture }}</div>
-{% endfor %}</div></figure>
-{% endfor %}
-</div>
-{% endif %}
-</section>
-"""
-
-_GATE = """
-{% if gate %}
-<section id="gate" aria-labelledby="gate-h">
-<h2 id="gate-h">Which experts answer which task</h2>
-<p>The gate shares each task out over {{ gate.experts | plural("expert") }}; each row adds up to
-100 %. Knowing the task tells <b>{{ gate.bits | number }} bits</b> about the expert (mutual
-information over {{ gate.rows | length | plural("task") }}
-{%- if gate.bits_trained is not none %}; {{ gate.bits_trained | number }} bits over the trained ones
-{%- endif %}). A uniform gate, which treats all tasks alike, has 0 bits; the most possible
-here is {{ gate.most | number }} bits.</p>
-<div class="wide" role="region" tabindex="0" aria-label="Gate, task by expert">
-<table class="heat{{ " dense" if gate.experts > 16 }}">
-<caption>Weight of each expert in per cent. <span class="ramp" aria-hidden="true"></span>
-0 to {{ (gate.top * 100) | round | int }} %</caption>
-<thead><tr><td></td>
-{% for i in range(gate.experts) %}
-<th scope="col"><span class="sr">expert </span>{{ i + 1 if gate.experts <= 16 or i % 8 == 0 }}</th>
-{% endfor %}</tr></thead>
-<tbody>
-{% for name, cells in gate.rows %}
-<tr><th scope="row">{{ name | spaced }}</th>
-{% for weight, share in cells %}
-<td style="--w:{{ "%.3f" | format(share) }}"{% if share > 0.62 %} class="strong"{% endif %}
- title="{{ name | spaced }}, expert {{ loop.index }}: {{ "%.1f" | format(weight * 100) }} %">
-{{- (weight * 100) | round | int }}</td>
-{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
-</section>
-{% endif %}
-"""
-
-_SENT = """
-<section id="sent" aria-labelledby="sent-h">
-<h2 id="sent-h">What was sent</h2>
-<p>Between the server and a site travel the arrays of encoders and heads, counts of examples, and
-two training scores, loss and AUROC. No image, signal, table, text or label of a patient leaves a
-site, and the foundation model never leaves the server.</p>
-{% if sent.sites %}
-<div class="wide" role="region" tabindex="0" aria-label="Bytes by site">
-<table><caption>Sent over all rounds.</caption>
-<thead><tr><th scope="col">Site</th><th class="num" scope="col">To the site</th>
-<th class="num" scope="col">From the site</th></tr></thead>
-<tbody>{% for site, down, up in sent.sites %}
-<tr><th scope="row">{{ site }}</th><td class="num">{{ down | amount }}</td>
-<td class="num">{{ up | amount }}</td></tr>{% endfor %}</tbody>
-<tfoot><tr><th scope="row">All sites</th><td class="num">{{ sent.total[0] | amount }}</td>
-<td class="num">{{ sent.total[1] | amount }}</td></tr></tfoot></table></div>
-<details><summary>By round</summary>
-<div class="wide" role="region" tabindex="0" aria-label="Bytes by round and site">
-<table><caption>Bytes in each round.</caption>
-<thead><tr><th scope="col">Round</th><th scope="col">Site</th>
-<th class="num" scope="col">Bytes to the site</th>
-<th class="num" scope="col">Bytes from the site</th>
-</tr></thead><tbody>
-{% for t in sent.rounds %}
-<tr><td>{{ t.round }}</td><th scope="row">{{ t.site }}</th>
-<td class="num">{{ "{:,}".format(t.bytes_down) }}</td>
-<td class="num">{{ "{:,}".format(t.bytes_up) }}</td></tr>
-{% endfor %}</tbody></table></div></details>
-{% else %}<p>summary.json records no transfers.</p>{% endif %}
-</section>
-"""
-
-_SITES = """
-<section id="sites" aria-labelledby="sites-h">
-<h2 id="sites-h">Sites and data</h2>
-<div class="wide" role="region" tabindex="0" aria-label="Modalities by site">
-<table><caption>What each site holds{{ " (synthetic data)" if run.synthetic }}.</caption>
-<thead><tr><th scope="col">Site</th>
-{% for m in modalities %}<th scope="col">{{ m }}</th>{% endfor %}
-<th class="num" scope="col">Training examples</th></tr></thead>
-<tbody>{% for site, held in run.data.sites.items() %}
-<tr><th scope="row">{{ site }}</th>
-{% for m in modalities %}
-<td>{% if m in held.modalities %}<span class="tick" aria-hidden="true">&#10003;</span>
-<span class="sr">yes</span>{% else %}<span class="na" aria-hidden="true">&ndash;</span>
-<span class="sr">no</span>{% endif %}</td>
-{% endfor %}
-<td class="num">{{ "{:,}".format(held.examples.values() | sum) }}</td></tr>
-{% endfor %}</tbody></table></div>
-<div class="wide" role="region" tabindex="0" aria-label="Examples by task">
-<table><caption>Examples of each task: training at the sites, and the server's own sets.</caption>
-<thead><tr><th scope="col">Task</th>
-{% for site in run.data.sites %}<th class="num" scope="col">{{ site }}</th>{% endfor %}
-<th class="num" scope="col">public</th><th class="num" scope="col">validation</th>
-<th class="num" scope="col">test</th></tr></thead>
-<tbody>{% for task in site_tasks %}
-<tr><th scope="row">{{ task | spaced }}</th>
-{% for held in run.data.sites.values() %}
-<td class="num">{{ held.examples.get(task, 0) or "&ndash;" | safe }}</td>{% endfor %}
-{% for part in (run.data.public, run.data.validation, run.data.test) %}
-<td class="num">{{ part.get(task, 0) or "&ndash;" | safe }}</td>{% endfor %}
-</tr>{% endfor %}</tbody></table></div>
-<h3>Left out</h3>
-{% if run.left_out %}
-<div class="wide" role="region" tabindex="0" aria-label="Sites left out">
-<table><caption>Sites whose answer did not count in a round; round 0 is before the first.</caption>
-<thead><tr><th scope="col">Round</th><th scope="col">Site</th><th scope="col">What</th>
-<th scope="col">Reason</th></tr></thead>
-<tbody>{% for l in run.left_out %}
-<tr><td>{{ l.round }}</td><th scope="row">{{ l.site }}</th><td>{{ l.kind }}</td>
-<td>{{ l.reason }}</td></tr>
-{% endfor %}</tbody></table></div>
-{% else %}<p>Every update that was asked for came back and counted.</p>{% endif %}
-</section>
-"""
-
 _REST = """
 <section id="cost" aria-labelledby="cost-h">
 <h2 id="cost-h">Time and memory</h2>
@@ -375,20 +217,18 @@ was computed.</dd>
 """
 
 TEMPLATE = (
-    _HEAD
-    + _MACROS
+    _MACROS
     + _ANSWER
     + "<main>"
     + _RESULTS
     + DIFFERENCES
-    + _LEARNING
-    + _GATE
+    + LEARNING
+    + GATE
     + BY_SITE
     + CALIBRATION
     + OPERATING
     + CONTROLS
-    + _SENT
-    + _SITES
+    + SENT
+    + SITES
     + _REST
-    + "</main>\n</body>\n</html>\n"
 )

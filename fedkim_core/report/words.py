@@ -30,26 +30,26 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def number(value: float) -> str:
+def number(value: float, digits: int = 2) -> str:
     """Two decimals, with a true minus sign."""
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "\N{MINUS SIGN}")
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
     """A difference, with its sign."""
-    text = number(value)
-    return f"+{text}" if value > 0 and text != "0.00" else text
+    text = number(value, digits)
+    return f"+{text}" if value > 0 and float(text) else text
 
 
 def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate, digits: int = 2) -> str:
     """``0.84 to 0.91``, or nothing where there is no interval."""
     span = estimate.span
-    return f"{number(span[0])} to {number(span[1])}" if span else ""
+    return f"{number(span[0], digits)} to {number(span[1], digits)}" if span else ""
 
 
 def amount(size: int) -> str:

@@ -8,6 +8,7 @@ patient first (Obuchowski, Biometrics 53:567, 1997). With one row per patient th
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -18,29 +19,54 @@ from fedkim_core.statistics.resample import Difference, Floats
 METHOD = "DeLong"
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two models that were asked the same yes/no questions."""
+
+    labels: NDArray[np.generic]
+    """``[n]``, 1 yes, 0 no; both must occur."""
+    one: NDArray[np.generic]
+    """``[n]`` logits of the first model."""
+    other: NDArray[np.generic]
+    """``[n]`` logits of the second model, of the same rows."""
+    patients: Sequence[str]
+    """``[n]``, who each row belongs to."""
+
+
 def delong(
     labels: NDArray[np.generic],
     one: NDArray[np.generic],
     other: NDArray[np.generic],
     patients: Sequence[str],
 ) -> Difference:
-    """AUROC of ``one`` minus AUROC of ``other``, with 95 % interval and two-sided p.
+    """AUROC of ``one`` minus AUROC of ``other``; see :class:`Pair` and :func:`mean_difference`."""
+    return mean_difference([Pair(labels, one, other, patients)])
 
-    Args:
-        labels: ``[n]``, 1 yes, 0 no; both must occur.
-        one: ``[n]`` logits of the first model.
-        other: ``[n]`` logits of the second model, of the same rows.
-        patients: ``[n]``, who each row belongs to.
 
-    Interval and p are null when fewer than two patients have either answer, or when no variance is
-    left (both models separate the answers perfectly, say) though the areas differ.
+def mean_difference(pairs: Sequence[Pair]) -> Difference:
+    """Mean over pairs of models of the difference in AUROC, with 95 % interval and two-sided p.
+
+    Pairs may be of several tasks or runs. A patient who is asked in several of them is one
+    patient: placement values are added up by patient over all pairs, as they are over rows.
+
+    Interval and p are null when in a pair fewer than two patients have either answer, or when no
+    variance is left (both models separate the answers perfectly, say) though the areas differ.
 
     Raises:
-        ValueError: lengths differ, or one answer is missing.
+        ValueError: no pair, lengths differ, or in a pair one answer is missing.
     """
-    areas, covariance = auroc_covariance(labels, np.stack([one, other]), patients)
-    difference = float(areas[0] - areas[1])
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    parts = [_placed(p.labels, np.stack([p.one, p.other]), p.patients) for p in pairs]
+    if not parts:
+        raise ValueError("delong: nothing to compare")
+    difference = float(np.mean([part.areas[0] - part.areas[1] for part in parts]))
+    everybody = np.unique(np.concatenate([part.patients for part in parts]))
+    # Rows: yes and no, each scaled by the square root of its correction; then by that of both.
+    sums = np.zeros((4, len(everybody)))
+    for part in parts:
+        yes, no = part.yes[0] - part.yes[1], part.no[0] - part.no[1]
+        scales = np.sqrt([*part.corrections, part.corrections[2]])[:, None]
+        sums[:, np.searchsorted(everybody, part.patients)] += scales * [yes, no, yes, no]
+    variance = (sums[0] @ sums[0] + sums[1] @ sums[1] + 2 * sums[2] @ sums[3]) / len(parts) ** 2
     if np.isnan(variance) or (variance < 1e-15 and difference):
         return {"value": difference, "low": None, "high": None, "p": None, "method": METHOD}
     error = math.sqrt(max(float(variance), 0.0))
@@ -72,37 +98,53 @@ def auroc_covariance(
     Raises:
         ValueError: lengths differ, or one answer is missing.
     """
+    part = _placed(labels, logits, patients)
+    of_yes, of_no, of_both = part.corrections
+    mixed = of_both * (part.yes @ part.no.T)
+    covariance = of_yes * (part.yes @ part.yes.T) + of_no * (part.no @ part.no.T)
+    return part.areas, covariance + mixed + mixed.T
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Placement values of the rows, less their mean, added up by patient."""
+
+    areas: Floats
+    """``[models]``."""
+    patients: NDArray[np.str_]
+    """``[patients]``, sorted."""
+    yes: Floats
+    """``[models, patients]``: of a patient's rows with yes, divided by the number of all such."""
+    no: Floats
+    corrections: tuple[float, float, float]
+    """n / (n - 1) of the patients with a yes, with a no, and of all; NaN with fewer than two."""
+
+
+def _placed(
+    labels: NDArray[np.generic], logits: NDArray[np.generic], patients: Sequence[str]
+) -> _Placed:
     truth, scores = np.asarray(labels) == 1, np.asarray(logits, dtype=np.float64)
     if scores.shape[1] != len(truth) or len(patients) != len(truth):
         raise ValueError("delong: lengths differ")
     m, n = int(truth.sum()), int((~truth).sum())
     if not m or not n:
         raise ValueError("delong: both answers must occur")
-    models = len(scores)
-    placed = np.zeros((models, len(truth)))
+    placed = np.zeros(scores.shape)
     for row, values in zip(placed, scores, strict=True):
         ranks = _midranks(values)
         row[truth] = (ranks[truth] - _midranks(values[truth])) / n
         row[~truth] = 1 - (ranks[~truth] - _midranks(values[~truth])) / m
     areas = placed[:, truth].mean(axis=1)
-    _, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     centred = placed - areas[:, None]
-    # By patient: sums over its rows with yes, and over its rows with no.
     yes, no = (
         np.stack([np.bincount(owner, np.where(which, row, 0.0)) for row in centred])
         for which in (truth, ~truth)
     )
-    with_yes, with_no = (len(np.unique(owner[which])) for which in (truth, ~truth))
-    if with_yes < 2 or with_no < 2:
-        return areas, np.full((models, models), np.nan)
-    everybody = yes.shape[1]
-    mixed = everybody / (everybody - 1) * (yes @ no.T)
-    covariance = (
-        with_yes / (with_yes - 1) * (yes @ yes.T) / m**2
-        + with_no / (with_no - 1) * (no @ no.T) / n**2
-        + (mixed + mixed.T) / (m * n)
-    )
-    return areas, covariance
+    counts = (len(np.unique(owner[truth])), len(np.unique(owner[~truth])), len(names))
+    few = min(counts) < 2
+    of_yes, of_no, of_all = (math.nan if few else count / (count - 1) for count in counts)
+    return _Placed(areas, names, yes / m, no / n, (of_yes, of_no, of_all))
 
 
 def _midranks(values: Floats) -> Floats:

@@ -10,6 +10,7 @@ import yaml
 from fedkim_core.experiment import execute
 from fedkim_core.experiment.child import Outcome, Watch
 from fedkim_core.progress import Progress
+from tests.experiment.made_up import write_answers
 
 Write = Callable[..., Path]
 
@@ -27,8 +28,8 @@ def write(tmp_path: Path) -> Write:
     return made
 
 
-def summary(words: list[str], value: float) -> dict:
-    """A summary with one trained and one unseen task."""
+def summary(words: list[str], value: float, more: tuple[str, ...] = ()) -> dict:
+    """A summary with one trained and one unseen task, and ``more`` trained ones."""
 
     def task(role: str, **columns: object) -> dict:
         score = {"auroc": {"value": value, "low": value - 0.1, "high": value + 0.1}}
@@ -50,6 +51,7 @@ def summary(words: list[str], value: float) -> dict:
         "tasks": {
             "lung_opacity": task("train", extractor=score),
             "sepsis": task("unseen", extractor=None),
+            **{name: task("train") for name in more},
         },
         "communication": [{"round": 1, "site": "a", "bytes_down": 1000, "bytes_up": 500}],
         "seconds": {"total": 1.0},
@@ -65,6 +67,8 @@ class Runs:
         """A word among the overrides -> the reason with which the run fails."""
         self.interrupt: str = ""
         """A word at which the user presses Ctrl-C."""
+        self.strength: dict[str, float] = {}
+        """How well a cell answers; one without leaves no answers."""
 
     def __call__(self, words: list[str], folder: Path, log: Path, watch: Watch) -> Outcome:
         self.asked.append(list(words))
@@ -79,7 +83,12 @@ class Runs:
             if word in words:
                 return Outcome(1, reason, 1.0)
         seed = next(int(w.removeprefix("seed=")) for w in words if w.startswith("seed="))
-        (folder / "summary.json").write_text(json.dumps(summary(words, 0.7 + 0.1 * seed)))
+        (folder / "summary.json").write_text(
+            json.dumps(summary(words, 0.7 + 0.1 * seed, ("covid19",) if self.strength else ()))
+        )
+        cell = folder.parent.name
+        if cell in self.strength:
+            write_answers(folder, seed, self.strength[cell])
         if "federation.record=true" in words:
             (folder / "federation").mkdir()
             (folder / "federation" / "profiles.json").write_text("{}")

@@ -128,6 +128,20 @@ def test_more_rounds(whole: Path, tmp_path: Path) -> None:
     assert "rounds raised from 2 to 3: the injector's learning rate" in note
 
 
+def test_few_shot_tuning_is_not_done_twice(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("few_shot: 0", "few_shot: 4"))
+    own = configuration.compose([f"resume={folder}", "rounds=2"])
+    assert own.injector.few_shot == 4
+    with pytest.raises(
+        UserError, match=r"rounds=3: .*few_shot=4\) after round 2.* new run"
+    ) as caught:
+        configuration.compose([f"resume={folder}", "rounds=3"])
+    assert "\n" not in str(caught.value)
+
+
 def test_best_is_the_round_that_scored_best(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     means = {}

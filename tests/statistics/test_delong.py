@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from fedkim_core.statistics.delong import auroc_covariance, delong
+from fedkim_core.statistics.delong import Pair, auroc_covariance, delong, mean_difference
 
 # Albumin, total protein, 10 minus the K-G score, and whether surgery helped: 43 complete cases of
 # the 49 patients with ovarian cancer of DeLong, DeLong & Clarke-Pearson (1988), as printed in
@@ -140,3 +140,54 @@ def test_what_cannot_be_tested_has_no_p() -> None:
         delong(np.ones(3), np.zeros(3), np.zeros(3), _singles(3))
     with pytest.raises(ValueError, match="lengths differ"):
         delong(labels, np.zeros(4), np.zeros(4), _singles(3))
+
+
+def test_mean_over_strangers_adds_variances() -> None:
+    """Pairs without a patient in common are independent."""
+    examples = [_example(seed, 50, 2) for seed in (4, 5, 6)]
+    pairs = [
+        Pair(labels, one, other, [f"{i}-{p}" for p in patients])
+        for i, (labels, one, other, patients) in enumerate(examples)
+    ]
+    each = [delong(*example) for example in examples]
+    found = mean_difference(pairs)
+    assert found["value"] == pytest.approx(np.mean([d["value"] for d in each]))
+    halves = np.array([d["high"] - d["value"] for d in each])
+    assert found["high"] - found["value"] == pytest.approx(np.sqrt((halves**2).sum()) / 3)
+
+
+def test_mean_over_the_same_patients_agrees_with_the_bootstrap() -> None:
+    """Two tasks, two seeds: a patient is drawn for all of them."""
+    rng = np.random.default_rng(7)
+    own, pairs = rng.normal(size=80), []
+    for _ in range(4):
+        labels = (rng.random(80) < 0.4).astype(float)
+        one = 1.2 * labels + own + 0.3 * rng.normal(size=80)
+        other = 0.5 * labels - own + 0.3 * rng.normal(size=80)
+        pairs.append(Pair(labels, one, other, _singles(80)))
+
+    def mean(rows) -> float:
+        return np.mean(
+            [
+                roc_auc_score(p.labels[rows], p.one[rows])
+                - roc_auc_score(p.labels[rows], p.other[rows])
+                for p in pairs
+            ]
+        )
+
+    found = mean_difference(pairs)
+    assert found["value"] == pytest.approx(mean(np.arange(80)))
+    draws = [mean(rng.integers(0, 80, 80)) for _ in range(300)]
+    assert (found["high"] - found["value"]) / 1.959964 == pytest.approx(
+        np.std(draws, ddof=1), rel=0.2
+    )
+
+
+def test_the_same_comparison_twice_says_no_more_than_once() -> None:
+    labels, one, other, patients = _example(8, 60, 1)
+    pair = Pair(labels, one, other, patients)
+    once, twice = delong(labels, one, other, patients), mean_difference([pair, pair])
+    for key in ("value", "low", "high", "p"):
+        assert twice[key] == pytest.approx(once[key])
+    with pytest.raises(ValueError, match="nothing to compare"):
+        mean_difference([])
