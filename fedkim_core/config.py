@@ -313,6 +313,8 @@ class Config(_Section):
     """The run folder; default ``outputs/<time>``."""
     resume: str | None = None
     """A run folder to go on with, instead of a new run (fedkim_core/resume.py)."""
+    tracking: Names = ("tensorboard",)
+    """Files of fedkim_core/trackers, where curves are drawn: tensorboard, mlflow, or none."""
     data: DataConfig
     federation: FederationConfig = FederationConfig()
     extractor: ExtractorConfig
@@ -339,7 +341,7 @@ class Config(_Section):
 
     def site_settings(self) -> dict[str, Any]:
         """Every setting on which it hangs what the sites learn, unless encoders are injected."""
-        server = {"output", "resume", "injector", "foundation", "evaluation"}
+        server = {"output", "resume", "tracking", "injector", "foundation", "evaluation"}
         settings = self.model_dump(mode="json", exclude=server)
         del settings["federation"]["record"], settings["federation"]["replay"]
         return settings
@@ -397,11 +399,12 @@ def check(values: Any) -> Config:
 def _check_files(config: Config) -> None:
     """Refuse a part whose file is not there now, not once the data have been prepared."""
     # These know the configuration, and torch.
-    from fedkim_core import codecs, corrections
+    from fedkim_core import codecs, corrections, trackers
     from fedkim_core.aggregation import combiner
     from fedkim_core.models.encoders import find_encoder
     from fedkim_core.server_optimisers import stepper
 
+    trackers.check(config.tracking)
     combiner(config.strategy)
     stepper(config.strategy)
     codecs.choose(config.strategy.codec)

@@ -3,32 +3,35 @@
 import errno
 import json
 import os
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
-from torch.utils.tensorboard import SummaryWriter
 
 from fedkim_core.errors import UserError
 from fedkim_core.files import write_whole
 from fedkim_core.progress import PROGRESS
+from fedkim_core.trackers import Trackers
 
 METRICS = "metrics.jsonl"
-BOARD = "tensorboard"
 STARTERS = {"fedkim", "flower-superlink"}
 """Commands that start a server application."""
 
 
 class Recorder:
-    """Writes ``progress.jsonl``, ``metrics.jsonl`` and ``tensorboard/`` of a run folder."""
+    """Writes ``progress.jsonl`` and ``metrics.jsonl`` of a run folder, and draws their curves.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the run.
+        tracking: names of trackers (fedkim_core/trackers).
+    """
+
+    def __init__(self, folder: Path, tracking: Sequence[str] = ("tensorboard",)) -> None:
         self.folder = folder
         self.seconds: dict[str, float] = {}
         self.communication: list[dict[str, Any]] = []
@@ -41,7 +44,7 @@ class Recorder:
         self._within = 0.0
         """Seconds of the phases inside the present one."""
         self._began = time.monotonic()
-        self._board = SummaryWriter(str(folder / BOARD))
+        self._trackers = Trackers(tracking, folder, self.note)
         self.memory = PeakMemory()
 
     def history(self) -> dict[str, Any]:
@@ -60,8 +63,8 @@ class Recorder:
     def go_on(self, round: int, history: Mapping[str, Any]) -> None:
         """Take up what :meth:`history` gave after ``round``, here and in the folder's files.
 
-        Of ``metrics.jsonl`` and ``progress.jsonl`` what came later is dropped, and TensorBoard's
-        curves are drawn anew from what is left. An empty history begins from the start.
+        Of ``metrics.jsonl`` and ``progress.jsonl`` what came later is dropped, and the curves are
+        drawn anew from what is left. An empty history begins from the start.
 
         Raises:
             UserError: they cannot be written.
@@ -81,9 +84,6 @@ class Recorder:
         for file, lines in ((METRICS, self._lines), (PROGRESS, kept)):
             text = "".join(json.dumps(line) + "\n" for line in lines)
             write_whole(self.folder / file, text)
-        self._board.close()
-        shutil.rmtree(self.folder / BOARD, ignore_errors=True)
-        self._board = SummaryWriter(str(self.folder / BOARD))
         for line in self._lines:
             self._draw(line)
         for event in kept:
@@ -96,21 +96,22 @@ class Recorder:
         self._append(PROGRESS, {"time": time.time(), "event": event, **values})
 
     def metrics(self, line: Mapping[str, Any]) -> None:
-        """One line of ``metrics.jsonl``, and its numbers as TensorBoard curves."""
+        """One line of ``metrics.jsonl``, and its numbers as curves."""
         self._append(METRICS, line)
         self._lines.append(line)
         self._draw(line)
 
     def _draw(self, line: Mapping[str, Any]) -> None:
-        for name, value in _scalars({k: v for k, v in line.items() if k not in ("round", "task")}):
-            self._board.add_scalar(f"{line['task']}/{name}", value, line["round"])
+        numbers = _scalars({k: v for k, v in line.items() if k not in ("round", "task")})
+        values = {f"{line['task']}/{name}": value for name, value in numbers}
+        self._trackers.scalars(values, line["round"])
 
     def step(self, round: int, step: int, of: int, loss: float) -> None:
         self.event("step", round=round, step=step, of=of, loss=loss)
         self._draw_step(round, step, of, loss)
 
     def _draw_step(self, round: int, step: int, of: int, loss: float) -> None:
-        self._board.add_scalar("injection/loss", loss, (round - 1) * of + step)
+        self._trackers.scalars({"injection/loss": loss}, (round - 1) * of + step)
 
     def sent(self, round: int, site: str, direction: str, size: int) -> None:
         """Add bytes to the site's line of this round; ``bytes_down`` or ``bytes_up``."""
@@ -159,7 +160,7 @@ class Recorder:
 
     def close(self) -> None:
         self.memory.stop()
-        self._board.close()
+        self._trackers.close()
 
     def _append(self, file: str, line: Mapping[str, Any]) -> None:
         content = (json.dumps(line) + "\n").encode()

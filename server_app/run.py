@@ -352,7 +352,7 @@ def execute(overrides: list[str], grid: Grid) -> Path:
 
 def _execute(config: Config, folder: Path, grid: Grid) -> Path:
     configuration.save(config, folder)
-    recorder = Recorder(folder)
+    recorder = Recorder(folder, config.tracking)
     try:
         begun = _look_back(folder, recorder) if config.resume else None
         path = Run(config, folder, recorder, begun).execute(grid)
