@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fedkim_core.data.contract import GROUPS
 from fedkim_core.errors import UserError
 
 ANSWERS = "answers.parquet"
@@ -25,6 +26,7 @@ SCHEMA = pl.Schema(
         "logit": pl.Float64(),  # log odds of yes; null for free text
         "truth": pl.String(),
         "said": pl.String(),  # null where a logit is not a number
+        **{name: pl.String() for name in GROUPS},  # of the patient; null where unknown
     }
 )
 _SAID_TWICE = ["task", "example_id", "column"]
@@ -45,6 +47,8 @@ class Answers:
     example_ids: list[str] = field(default_factory=list)
     sites: list[str | None] = field(default_factory=list)
     """Whose patient each row resembles; None where unknown."""
+    groups: dict[str, list[str | None]] = field(default_factory=dict)
+    """By name of a grouping (sex, age_band), to which group each row's patient belongs."""
 
 
 Columns = Mapping[str, Mapping[str, Answers]]
@@ -91,6 +95,7 @@ def read(folder: Path) -> dict[str, dict[str, Answers]]:
             texts=[] if yes_no else rows["said"].to_list(),
             example_ids=rows["example_id"].to_list(),
             sites=rows["site"].to_list(),
+            groups={n: rows[n].to_list() for n in GROUPS if rows[n].null_count() < len(rows)},
         )
     return columns
 
@@ -108,6 +113,10 @@ def read_frame(folder: Path) -> pl.DataFrame:
         frame = pl.read_parquet(path, glob=False, hive_partitioning=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path}: not a parquet file; run fedkim evaluate {folder}") from error
+    # Runs made before there were groups are of the same kind.
+    frame = frame.with_columns(
+        pl.lit(None, pl.String).alias(name) for name in GROUPS if name not in frame.columns
+    )
     for name, dtype in SCHEMA.items():
         if frame.schema.get(name) != dtype:
             raise UserError(f"{path}: column {name}: missing or not {dtype}")
@@ -133,6 +142,7 @@ def _frame(task: str, column: str, answers: Answers) -> pl.DataFrame:
             "logit": answers.logits if yes_no else [None] * n,
             "truth": answers.truth,
             "said": said,
+            **{name: answers.groups.get(name, [None] * n) for name in GROUPS},
         },
         schema=SCHEMA,
     )

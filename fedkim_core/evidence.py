@@ -13,7 +13,7 @@ from fedkim_core.answers import Answers, Columns
 from fedkim_core.metrics import draw_free_text, draw_yes_no
 from fedkim_core.prior import LABELS_PERMUTED, SHUFFLED, language_prior, permuted_labels
 from fedkim_core.seeds import derive
-from fedkim_core.sites import by_site
+from fedkim_core.sites import by_group, by_site
 from fedkim_core.statistics.calibration import calibration
 from fedkim_core.statistics.delong import delong
 from fedkim_core.statistics.multiple import holm
@@ -110,9 +110,20 @@ def _entry(card: TaskCard, own: Mapping[str, Answers], bootstrap: int, seed: int
         entry |= _yes_no_entry(own, bootstrap, seed)
     if "injected" in own and (sites := by_site(card, own["injected"], bootstrap, seed)):
         entry["sites"] = sites
+    if "injected" in own and (groups := _by_groups(card, own["injected"], bootstrap, seed)):
+        entry["groups"] = groups
     if controls := [column for column in own if column not in (*COLUMNS, *FURTHER)]:
         _add_controls(entry, card, own, drawn, controls, seed)
     return entry
+
+
+def _by_groups(card: TaskCard, injected: Answers, bootstrap: int, seed: int) -> dict[str, Any]:
+    """By sex and by age band, where the test set names them."""
+    found = {
+        name: by_group(card, injected, groups, bootstrap, seed, people=True)
+        for name, groups in injected.groups.items()
+    }
+    return {name: by_one for name, by_one in found.items() if by_one is not None}
 
 
 def _add_controls(

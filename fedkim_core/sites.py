@@ -1,5 +1,6 @@
-"""Results by the hospital whose patients the test patients resemble."""
+"""Results by group of test patients: the hospital that they resemble, their sex, their age."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,51 @@ from fedkim_core.tasks import TaskCard
 
 MINIMUM = 5
 """Examples of either answer (free text: patients) below which a site's score says nothing."""
+SMALLEST = 10
+"""Patients with either answer (free text: patients) below which nothing is told of a group."""
 
 
 def by_site(card: TaskCard, answers: Answers, bootstrap: int, seed: int) -> dict[str, Any] | None:
-    """The leading metric by site, the lowest site, and its distance from the highest.
+    """:func:`by_group` of the sites."""
+    return by_group(card, answers, answers.sites, bootstrap, seed)
+
+
+def by_group(
+    card: TaskCard,
+    answers: Answers,
+    groups: Sequence[str | None],
+    bootstrap: int,
+    seed: int,
+    *,
+    people: bool = False,
+) -> dict[str, Any] | None:
+    """The leading metric by site or group, the lowest, and its distance from the highest.
+
+    Args:
+        card: of the task.
+        answers: of one model.
+        groups: of each row; None where unknown.
+        bootstrap: resamples over patients.
+        seed: of the resamples.
+        people: groups are of people (sex, age), so that no small one is shown
+            (:data:`SMALLEST`).
 
     Returns:
         ``metric``, ``sites`` (``{n, patients, value, low, high}`` each), ``left_out`` (by site,
         why), ``gap`` (null with fewer than two sites), ``lowest`` (null without a gap), ``unknown``
         (rows without a site). None where the data name no site at all.
     """
-    named = sorted({site for site in answers.sites if site is not None})
+    named = sorted({group for group in groups if group is not None})
     if not named:
         return None
     metric = card.metrics[0]
     sites: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for site in named:
-        rows = [i for i, own in enumerate(answers.sites) if own == site]
+        rows = [i for i, own in enumerate(groups) if own == site]
         patients = len({answers.patients[i] for i in rows})
-        if reason := _too_few(card, answers, rows, patients):
+        few = _too_few_people if people else _too_few
+        if reason := few(card, answers, rows, patients):
             left_out[site] = reason
             continue
         drawn = _draw(card, answers, rows, bootstrap, seed)
@@ -46,7 +72,7 @@ def by_site(card: TaskCard, answers: Answers, bootstrap: int, seed: int) -> dict
         "left_out": left_out,
         "lowest": ranked[0] if gap else None,
         "gap": gap,
-        "unknown": answers.sites.count(None),
+        "unknown": sum(group is None for group in groups),
     }
 
 
@@ -56,6 +82,14 @@ def _too_few(card: TaskCard, answers: Answers, rows: list[int], patients: int) -
     yes = sum(answers.labels[i] for i in rows)
     enough = min(yes, len(rows) - yes) >= MINIMUM
     return "" if enough else f"fewer than {MINIMUM} examples of either answer"
+
+
+def _too_few_people(card: TaskCard, answers: Answers, rows: list[int], patients: int) -> str:
+    if card.answer == "free_text":
+        return "" if patients >= SMALLEST else f"fewer than {SMALLEST} patients"
+    yes, no = ({answers.patients[i] for i in rows if answers.labels[i] == y} for y in (1, 0))
+    enough = min(len(yes), len(no)) >= SMALLEST
+    return "" if enough else f"fewer than {SMALLEST} patients with either answer"
 
 
 def _draw(card: TaskCard, answers: Answers, rows: list[int], bootstrap: int, seed: int) -> Drawn:

@@ -7,6 +7,7 @@ import torch
 
 from fedkim_core.answers import Answers
 from fedkim_core.config import EvaluationConfig
+from fedkim_core.data.contract import GROUPS
 from fedkim_core.data.examples import YES, Example, batches
 from fedkim_core.evidence import draw
 from fedkim_core.metrics import Scores
@@ -101,6 +102,7 @@ def unanswered(examples: Sequence[Example]) -> Answers:
         labels=[float(e.answer == YES) for e in examples],
         example_ids=[e.example_id for e in examples],
         sites=[e.origin for e in examples],
+        groups={name: [e.groups.get(name) for e in examples] for name in GROUPS},
     )
 
 

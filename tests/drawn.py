@@ -36,6 +36,10 @@ def _base(n: int) -> dict[str, Any]:
         "example_ids": [f"e{i}" for i in range(n)],
         "patients": [f"p{i}" for i in range(n)],
         "sites": [SITES[i % len(SITES)] for i in range(n)],
+        "groups": {
+            "sex": ["female" if i % 2 else "male" for i in range(n)],
+            "age_band": [None if i < 20 else "80+" if i < 30 else "40-59" for i in range(n)],
+        },
     }
 
 

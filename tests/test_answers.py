@@ -13,6 +13,7 @@ from fedkim_core.errors import UserError
 
 def _columns() -> dict[str, dict[str, Answers]]:
     shared = {"example_ids": ["e1", "e2", "e3"], "sites": ["north", None, "coast"]}
+    shared["groups"] = {"sex": ["female", None, "male"], "age_band": [None, "40-59", "80+"]}
     yes_no = Answers(["a", "a", "b"], ["yes", "no", "no"], [1.0, 0.0, 0.0], **shared)
     words = Answers(["a", "b", "c"], ["left", "no", ""], [0.0] * 3, **shared)
     return {
@@ -55,6 +56,13 @@ def test_a_logit_that_is_no_number_says_nothing(tmp_path: Path) -> None:
     row = answers.read_frame(tmp_path).row(1, named=True)
     assert row["said"] is None
     assert math.isnan(answers.read(tmp_path)["before"]["sepsis"].logits[1])
+
+
+def test_a_file_of_before_there_were_groups_is_read(tmp_path: Path) -> None:
+    path = answers.write(tmp_path, _columns())
+    pl.read_parquet(path).drop("sex", "age_band").write_parquet(path)
+    assert answers.read(tmp_path)["injected"]["sepsis"].groups == {}
+    assert answers.read_frame(tmp_path)["sex"].null_count() == 12
 
 
 def test_a_second_write_replaces_the_first(tmp_path: Path) -> None:

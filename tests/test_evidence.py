@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from fedkim_core.answers import Answers
 from fedkim_core.evidence import compare, draw, task_entries
 from fedkim_core.prior import language_prior, permuted_labels
-from fedkim_core.sites import by_site
+from fedkim_core.sites import by_group, by_site
 from fedkim_core.tasks import load_tasks
 from tests import drawn
 
@@ -100,6 +100,28 @@ def test_sites_are_scored_apart_and_the_lowest_is_named(tasks) -> None:
         assert score["n"] == score["patients"] == len(rows)
     assert found["lowest"] == min(values, key=values.get)
     assert found["gap"] == pytest.approx(max(values.values()) - min(values.values()))
+
+
+def test_groups_are_scored_apart_and_small_ones_are_not_shown(tasks) -> None:
+    given = drawn.columns()["injected"]["mortality"]
+    found = tasks["mortality"]["groups"]
+    assert found.keys() == {"sex", "age_band"}
+    for sex, score in found["sex"]["sites"].items():
+        rows = [i for i, own in enumerate(given.groups["sex"]) if own == sex]
+        labels, logits = np.array(given.labels)[rows], np.array(given.logits)[rows]
+        assert score["value"] == pytest.approx(roc_auc_score(labels, logits))
+    ages = found["age_band"]
+    assert list(ages["sites"]) == ["40-59"]
+    assert ages["left_out"] == {"80+": "fewer than 10 patients with either answer"}
+    assert (ages["gap"], ages["lowest"], ages["unknown"]) == (None, None, 20)
+    # Who has two rows is one patient.
+    twice = Answers(**{**vars(given), "patients": [f"p{i // 10}" for i in range(120)]})
+    none = by_group(CARDS["mortality"], twice, given.groups["sex"], 5, 0, people=True)
+    assert none["sites"] == {}
+    words = drawn.columns()["injected"]["med_vqa_rad"]
+    few = [None if i > 8 else "female" for i in range(120)]
+    left = by_group(CARDS["med_vqa_rad"], words, few, 5, 0, people=True)["left_out"]
+    assert left == {"female": "fewer than 10 patients"}
 
 
 def test_sites_with_few_answers_or_without_a_name() -> None:

@@ -11,11 +11,13 @@ from pydantic import ValidationError
 from fedkim_core.data.check_files import Progress, check_files
 from fedkim_core.data.check_tables import check_tables
 from fedkim_core.data.contract import (
+    AGE_BAND,
     CARD_FILE,
     EXAMPLES_FILE,
     EXAMPLES_SCHEMA,
     KIND_OF,
     REQUIRED,
+    SEXES,
     SPLITS,
     SiteCard,
 )
@@ -166,6 +168,8 @@ def _check_rows(frame: pl.DataFrame, card: SiteCard | None) -> list[str]:
         (~pl.col("example_id").is_first_distinct(), "example_id is not unique"),
         (~task.is_in(list(cards)), f"task is none of: {', '.join(cards)}"),
         (~split.is_in(SPLITS), f"split is none of: {', '.join(SPLITS)}"),
+        (~pl.col("sex").is_in(SEXES), f"sex is none of: {', '.join(SEXES)}"),
+        (~pl.col("age_band").str.contains(AGE_BAND), "age_band is not like 40-59 or 80+"),
         (
             task.is_in(yes_no) & ~answer.is_in(["yes", "no"]) & filled["answer"],
             "answer must be yes or no (lower case) for this task",

@@ -11,7 +11,8 @@
 Every modality with an encoder has a column of its own name in ``examples.parquet``: the relative
 path of an image, the relative path of a WFDB record without extension, or a ``stay_id`` of
 ``tables.parquet``. ``origin`` says of the server's own patients which hospital's they resemble, so
-that results can be told apart by hospital. Columns outside ``REQUIRED`` may be null or left out.
+that results can be told apart by hospital; so can they by ``sex`` and ``age_band``. Columns
+outside ``REQUIRED`` may be null or left out.
 """
 
 from typing import Annotated, Final, Literal
@@ -35,8 +36,13 @@ KIND_OF = {name: m.kind for name, m in load_modalities().items() if m.kind != "t
 TABLE_MODALITIES = frozenset(name for name, kind in KIND_OF.items() if kind == "table")
 
 REQUIRED = ("example_id", "patient_id", "task", "split", "answer")
+GROUPS = ("sex", "age_band")
+"""Of the server's own patients: by what results are told apart, besides their origin."""
+SEXES = ("female", "male", "other")
+AGE_BAND = r"^[0-9]{1,3}(-[0-9]{1,3}|\+)$"
+"""``40-59`` or ``80+``: years, never a date of birth."""
 EXAMPLES_SCHEMA = pl.Schema(
-    {name: pl.String() for name in (*REQUIRED, "question", *KIND_OF, "text", "origin")}
+    {name: pl.String() for name in (*REQUIRED, "question", *KIND_OF, "text", "origin", *GROUPS)}
 )
 TABLES_SCHEMA = pl.Schema(
     {

@@ -27,6 +27,8 @@ class Example:
     """By modality, shapes as in :mod:`fedkim_core.modalities` (one example, no batch axis)."""
     origin: str | None = None
     """Whose patients this one resembles, where the server's own sets say so."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """Sex and age band of the patient, where the server's own sets say so."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import polars as pl
 import yaml
 from numpy.typing import NDArray
 
-from fedkim_core.data.contract import EXAMPLES_SCHEMA, KIND_OF, TABLES_SCHEMA, SiteCard
+from fedkim_core.data.contract import EXAMPLES_SCHEMA, GROUPS, KIND_OF, TABLES_SCHEMA, SiteCard
 from fedkim_core.data.dropout import drop_modalities
 from fedkim_core.data.holdings import draw_holdings
 from fedkim_core.data.partition import FRACTIONS, partition_patients, site_names, split_patients
@@ -145,7 +145,10 @@ def write_network(
     tested = pl.col("place").is_in(["validation", "test"])
     rows = rows.filter(pl.col("task").is_in(_trained_tasks()) | tested)
     unseen = whole - len(rows)
-    rows = rows.with_columns(origin=pl.when(tested).then(_origins(rows, data, places, by)))
+    rows = rows.with_columns(
+        *(pl.when(tested).then(pl.col(name)) for name in GROUPS if name in rows.columns),
+        origin=pl.when(tested).then(_origins(rows, data, places, by)),
+    )
     folders = {name: Path("sites") / name for name in site_names(sites)}
     if drop:
         at_sites = pl.col("place").is_in(list(folders))

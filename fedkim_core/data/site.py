@@ -14,6 +14,7 @@ import polars as pl
 from fedkim_core.data.check import check_site, read_site
 from fedkim_core.data.contract import (
     EXAMPLES_SCHEMA,
+    GROUPS,
     KIND_OF,
     SCHEMA_VERSION,
     SPLITS,
@@ -118,6 +119,7 @@ def load_examples(
             text=row["text"] if "text" in card.modalities else None,
             features=features,
             origin=row["origin"],
+            groups={name: row[name] for name in GROUPS if row[name] is not None},
         )
         examples.append(example)
     if left_out := len(rows) - len(examples):

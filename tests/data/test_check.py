@@ -46,6 +46,8 @@ def test_good_folder_has_no_fault(site_folder: Path) -> None:
         (3, "task", "lung opacity", ":3: task is none of: "),
         (3, "task", "ectopic_beats", ":3: task is not offered in site.yaml"),
         (3, "split", "dev", ":3: split is none of: train, validation, test"),
+        (3, "sex", "Woman", ":3: sex is none of: female, male, other"),
+        (3, "age_band", "1950-01-31", ":3: age_band is not like 40-59 or 80+"),
         (1, "answer", "Yes", ":1: answer must be yes or no (lower case) for this task"),
         (1, "answer", "1", ":1: answer must be yes or no (lower case) for this task"),
         (2, "split", "test", ":2: patient_id has rows in another split"),

@@ -23,6 +23,7 @@ pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
 from fedkim_core.tune import command, search
 from fedkim_core.tune.outcome import experiment
+from tests.tiny import overrides
 
 MU = "strategy.proximal_mu=tag(log,interval(1e-4,1))"
 
@@ -192,6 +193,28 @@ def test_the_objective_is_about_trained_tasks_alone(tmp_path: Path) -> None:
     )
     assert search.objective(tmp_path) == pytest.approx(0.7)
     assert search.objective(tmp_path, 1) == 0.5
+
+
+@pytest.mark.e2e
+def test_a_search_through_flower(network: Path, tmp_path: Path) -> None:
+    """Two trials on tiny models: a federation, and one that shares it."""
+    fixed = overrides(network, "rounds=1", "tasks=[lung_opacity,atelectasis]", "injector.steps=1")
+    out, rate = tmp_path / "out", "injector.learning_rate=tag(log,interval(1e-4,1e-2))"
+    code, shown = tune([*fixed, rate], out, 2)
+    assert code == OK, shown
+    found = rows(out)
+    assert [row["state"] for row in found] == ["complete", "complete"]
+    for number, row in enumerate(found):
+        trial = out / "trials" / f"trial-{number:03d}"
+        assert float(row["value"]) == search.objective(trial)
+        assert config.load(trial).injector.learning_rate == float(row["injector.learning_rate"])
+        assert not (trial / "checkpoints").exists()
+    assert config.load(trial).federation.replay == str(out / "trials" / "trial-000")
+    best = max(found, key=lambda row: float(row["value"]))
+    settings = yaml.safe_load((out / "best.yaml").read_text())
+    assert settings["injector"]["learning_rate"] == float(best["injector.learning_rate"])
+    assert tune([*fixed, rate], out, 2)[0] == OK  # nothing is left to do
+    assert len(rows(out)) == 2
 
 
 def test_overrides_as_an_experiment_file() -> None:

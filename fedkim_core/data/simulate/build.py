@@ -34,8 +34,9 @@ from fedkim_core.data.simulate.text import (
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.tasks import load_tasks
 
-SIMULATOR_VERSION = 2
+SIMULATOR_VERSION = 3
 """Raise it when the same seed gives other data."""
+AGE_BANDS = ("18-39", "40-59", "60-79", "80+")
 LOCAL_VALIDATION = 0.15
 """Share of a hospital's patients that it keeps for validation."""
 Progress = Callable[[str, int, int], None]
@@ -182,6 +183,8 @@ def _write_folder(
         references[table] = {row_of[stay]: stay for stay in charted}
 
     hospitals = patients.origin.each("name").tolist()
+    sexes = np.where(patients.male, "male", "female").tolist()
+    bands = [AGE_BANDS[i] for i in np.digitize(patients.age, (40, 60, 80))]
     splits = [split] * n if split else _local_splits(n, _source(seed, name, "split"))
     asked: list[Asked] = [
         (task, int(row), None, yes_no(truth[row]))
@@ -206,6 +209,8 @@ def _write_folder(
                 "answer": answer,
                 "text": notes[row],
                 "origin": hospitals[row] if split else None,
+                "sex": sexes[row] if split else None,
+                "age_band": bands[row] if split else None,
                 **refer,
             }
         )

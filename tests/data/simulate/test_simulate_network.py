@@ -70,6 +70,17 @@ def test_all_tasks_are_tested_and_none_unseen_is_trained(network: Path) -> None:
             assert {TASKS[task].role for task in tasks} == {"train"}
 
 
+def test_sex_and_age_are_named_at_the_server_alone(network: Path) -> None:
+    test = examples(network / "test").select("patient_id", "sex", "age_band").unique()
+    assert test["patient_id"].is_unique().all()
+    assert set(test["sex"]) == {"female", "male"}
+    assert set(test["age_band"]) <= {"18-39", "40-59", "60-79", "80+"}
+    for site in (network / "sites").iterdir():
+        assert examples(site)["sex"].null_count() == len(examples(site))
+    (one, *_) = load_examples(Site.open(network / "test"), split="test", cards=TASKS, image_size=32)
+    assert one.groups.keys() == {"sex", "age_band"}
+
+
 def test_test_patients_name_the_hospital_that_they_resemble(network: Path) -> None:
     test = examples(network / "test").select("patient_id", "origin").unique()
     assert set(test["origin"]) == set(hospital_names(5))
