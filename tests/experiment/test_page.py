@@ -183,7 +183,7 @@ def test_it_is_written_again_when_a_run_has_ended(
 ) -> None:
     out, pages = tmp_path / "out", []
     runs.strength = {"a": 2.0, "b": 1.0}
-    runs.fail = {"rounds=5": "the disk is full"}
+    runs.fail = {"rounds=7": "the disk is full"}
     seen = runs.__call__
 
     def watched(*args: Any) -> Any:
@@ -191,7 +191,7 @@ def test_it_is_written_again_when_a_run_has_ended(
         return seen(*args)
 
     monkeypatch.setattr("fedkim_core.experiment.execute.run_child", watched)
-    cells = {"a": [], "b": ["injector.rank=2"], "c": ["rounds=5"]}
+    cells = {"a": [], "b": ["injector.rank=2"], "c": ["rounds=7"]}
     run(write(cells, compare="b", seeds=[0, 1]), out)
     assert "1 of 6 runs are done, 5 still to come" in Page(pages[1]).text
     assert "1 run failed" in Page(pages[3]).text
