@@ -1,30 +1,23 @@
 """Load a frozen causal language model: bundled, a folder, a hub name, or a tiny random one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fedkim_core.config import FoundationConfig
 from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
 from fedkim_core.models.bundled import bundled_folder
+from fedkim_core.models.pretrained import load_pretrained
+from fedkim_core.models.tiny_model import byte_tokenizer, tiny_model
 
 ANSWER = "Answer:"
 """What a prompt ends with."""
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of layers in transformers' configurations."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +97,33 @@ class Foundation:
             positions: ``[B, n]``; by default they count from the first token that is not
                 padding, so that left padding changes nothing.
         """
-        if mask.dim() == 4:
-            least = torch.finfo(self.dtype).min
-            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill(~mask, least)
-        else:
-            mask = mask.long()
         if positions is None:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
         output = self.model.get_decoder()(
             inputs_embeds=embeddings,
-            attention_mask=mask,
+            attention_mask=self._masks(mask, positions) if mask.dim() == 4 else mask.long(),
             position_ids=positions,
             use_cache=False,
         )
         return torch.as_tensor(output.last_hidden_state)
+
+    def _masks(self, visible: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """What is added to attention scores; by kind of layer, where a model has several.
+
+        transformers takes a mask of four dimensions as it is, so the sliding window of some
+        layers is cut here, by positions.
+        """
+        config: Any = self.model.config
+        window = getattr(config, "sliding_window", None)
+        alone = FULL if window is None else SLIDING
+        kinds = set(getattr(config, "layer_types", None) or [alone])
+        distance = positions[:, None, :, None] - positions[:, None, None, :]
+        masks = {}
+        for kind in kinds:
+            seen = visible & (distance < int(window or 0)) if kind == SLIDING else visible
+            least = torch.finfo(self.dtype).min
+            masks[kind] = torch.zeros_like(seen, dtype=self.dtype).masked_fill(~seen, least)
+        return masks if len(kinds) > 1 else masks[kinds.pop()]
 
     def head(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits ``[..., vocabulary]``, or only of the tokens ``ids``, then in float32.
@@ -145,17 +151,15 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     dtype = _dtype(config.dtype, device)
     model: Any
     if config.source == "tiny":
-        model, tokenizer = _tiny(), _byte_tokenizer()
+        model, tokenizer = tiny_model(), byte_tokenizer()
     else:
         source = str(bundled_folder()) if config.source == "bundled" else str(config.model)
-        model, tokenizer = _from_pretrained(source, dtype)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"foundation {config.name}: its tokenizer has no end-of-text token")
+        model, tokenizer = load_pretrained(source, dtype)
+    _check_tokenizer(config.name, model, tokenizer)
     model.requires_grad_(False).eval()
-    if device.type == "cpu":
-        # For tens of tokens PyTorch's fused attention is slower on CPUs, backward most of all.
+    # For tens of tokens PyTorch's fused attention is slower on CPUs, backward most of all; and
+    # it has no soft cap (Gemma 2).
+    if device.type == "cpu" or getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
     model.to(device=device, dtype=dtype)
     # In generation the head is given a slice of the hidden states; PyTorch multiplies a
@@ -164,24 +168,18 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     return Foundation(config.name, model, tokenizer, device, dtype)
 
 
-def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
-        if not (folder / "config.json").is_file() or not weights:
-            wanted = "*.safetensors" if (folder / "config.json").is_file() else "config.json"
-            raise UserError(f"foundation.model={source}: no {wanted} in that folder")
-        source = str(folder)
-    try:
-        AutoConfig.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
+    """Every text must have an embedding; padding may be any token, for it is masked."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"foundation {name}: its tokenizer has no end-of-text token")
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.eos_token_id >= rows or tokenizer.vocab_size > rows:
+        raise UserError(
+            f"foundation {name}: its tokenizer has {tokenizer.vocab_size} tokens, its model "
+            f"embeddings for {rows}; they do not belong together"
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"foundation.model={source}: cannot be loaded: {reason}") from error
-    return model, tokenizer
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _device(name: str) -> torch.device:
@@ -209,37 +207,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 def _contiguous(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
     return (args[0].contiguous(),)
-
-
-def _tiny() -> LlamaForCausalLM:
-    """Two random layers over bytes; the same weights every time."""
-    config = LlamaConfig(
-        vocab_size=258,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        bos_token_id=256,
-        eos_token_id=257,
-        pad_token_id=257,
-        initializer_range=0.2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config)
-
-
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {c: i for i, c in enumerate(alphabet)} | {"<bos>": 256, "<eos>": 257}
-    backend = Tokenizer(models.BPE(vocabulary, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True) for t in ("<bos>", "<eos>")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
-    )
