@@ -13,7 +13,8 @@ from fedkim_core.config import FoundationConfig
 from fedkim_core.errors import UserError
 from fedkim_core.export.load import ExportError, weights_digest
 from fedkim_core.models.bundled import bundled_folder
-from fedkim_core.models.foundation import load_foundation
+from fedkim_core.models.foundation import load_parts
+from fedkim_core.models.pretrained import is_plain
 
 BUNDLED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -34,7 +35,9 @@ class Base:
 
 @contextmanager
 def base_of(config: FoundationConfig) -> Iterator[Base]:
-    """The foundation model of a run on disk; the tiny one is written for the occasion.
+    """The foundation model of a run on disk, as transformers reads it by itself.
+
+    One that needs a conversion, and the tiny one, are written for the occasion.
 
     Raises:
         UserError: it is not here any more, or cannot be read.
@@ -43,9 +46,7 @@ def base_of(config: FoundationConfig) -> Iterator[Base]:
         note = ""
         if config.source == "tiny":
             folder, name, licence = Path(scratch), "fedkim-tiny", "Apache-2.0"
-            tiny = load_foundation(config)
-            tiny.model.save_pretrained(folder)
-            tiny.tokenizer.save_pretrained(folder)
+            write_plain(config, folder)
             note = "A random model of two layers that knows nothing; made to try the machinery."
         elif config.source == "bundled":
             folder, name, licence = bundled_folder(), BUNDLED, "Apache-2.0"
@@ -60,11 +61,29 @@ def base_of(config: FoundationConfig) -> Iterator[Base]:
             if Path(name).expanduser().is_dir():
                 name = Path(name).expanduser().resolve().name
             licence = _licence(folder)
+            if not is_plain(folder):
+                folder = Path(scratch)
+                write_plain(config, folder)
+                note = (
+                    "The adapter and this sum are of its language model in the layout of "
+                    f"transformers, which `fedkim foundation convert {name} --out FOLDER` writes."
+                )
         try:
             digest = weights_digest(folder)
         except ExportError as error:
             raise UserError(str(error)) from error
         yield Base(name, folder, digest, licence, note)
+
+
+def write_plain(config: FoundationConfig, folder: Path) -> None:
+    """Write a foundation model so that transformers reads it without foreign code.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    model, tokenizer = load_parts(config, None)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _huggingface_folder(model: str) -> Path:

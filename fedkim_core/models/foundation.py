@@ -43,6 +43,15 @@ class Foundation:
         return layer
 
     @property
+    def embedding_size(self) -> float:
+        """Root mean square of what token embeddings hold, as the model gets them."""
+        weight = self.embedding.weight
+        some = torch.arange(min(len(weight), 1024), device=self.device)
+        # Gemma 3 multiplies its weights when it looks them up; for others this is 1.
+        factor = self.embed(some).float().norm() / weight[some].float().norm()
+        return float(weight.float().square().mean().sqrt() * factor)
+
+    @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
@@ -147,14 +156,9 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     Raises:
         UserError: no such folder or name, no weights in it, or no device of that kind.
     """
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device)
-    model: Any
-    if config.source == "tiny":
-        model, tokenizer = tiny_model(), byte_tokenizer()
-    else:
-        source = str(bundled_folder()) if config.source == "bundled" else str(config.model)
-        model, tokenizer = load_pretrained(source, dtype)
+    device = device_of(config.device)
+    dtype = dtype_of(config.dtype, device)
+    model, tokenizer = load_parts(config, dtype)
     _check_tokenizer(config.name, model, tokenizer)
     model.requires_grad_(False).eval()
     # For tens of tokens PyTorch's fused attention is slower on CPUs, backward most of all; and
@@ -166,6 +170,18 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     # non-contiguous one by a copy of the whole head for every row (gigabytes).
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return Foundation(config.name, model, tokenizer, device, dtype)
+
+
+def load_parts(config: FoundationConfig, dtype: torch.dtype | None) -> tuple[Any, Any]:
+    """Model and tokenizer as they are, neither frozen nor on a device; ``dtype`` None: as stored.
+
+    Raises:
+        UserError: as :func:`load_foundation`.
+    """
+    if config.source == "tiny":
+        return tiny_model(), byte_tokenizer()
+    source = str(bundled_folder()) if config.source == "bundled" else str(config.model)
+    return load_pretrained(source, dtype)
 
 
 def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
@@ -182,7 +198,12 @@ def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
         tokenizer.pad_token = tokenizer.eos_token
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that ``foundation.device`` names, if it is usable.
+
+    Raises:
+        UserError: it is not.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -194,8 +215,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` takes bfloat16 only where the processor multiplies it natively."""
+def dtype_of(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic that ``foundation.dtype`` names.
+
+    ``auto`` takes bfloat16 only where the processor multiplies it natively.
+    """
     if name != "auto":
         return torch.bfloat16 if name == "bfloat16" else torch.float32
     if device.type == "cuda":

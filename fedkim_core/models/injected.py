@@ -13,7 +13,8 @@ from fedkim_core.models.connector import Connector
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation
 from fedkim_core.models.m3oe import Experts, Gate, mutual_information
-from fedkim_core.models.sequences import Key, Packed, Row, pack, pad
+from fedkim_core.models.probe import check_head, packs
+from fedkim_core.models.sequences import Key, Layout, Row, pack, pad, stack
 from fedkim_core.tasks import TaskCard
 
 ANY_TASK = "Answer a question about a patient."
@@ -38,6 +39,8 @@ class InjectedModel(nn.Module):
         self._foundation = (foundation,)
         self.foundation_parameters = foundation.parameters
         """Counted before the experts are added."""
+        check_head(foundation)
+        self._lay = pack if packs(foundation) else stack
         self.experts = Experts(foundation.model, config) if config.experts else None
         self.gate = (
             Gate(
@@ -51,7 +54,7 @@ class InjectedModel(nn.Module):
             else None
         )
         self._gate_config, self._expert_count = config.gate, config.experts
-        scale = float(foundation.embedding.weight.float().square().mean().sqrt())
+        scale = foundation.embedding_size
         self.connectors = nn.ModuleDict(
             {
                 name: Connector(extractor.width, foundation.width, scale)
@@ -83,12 +86,12 @@ class InjectedModel(nn.Module):
         """
         with self._autocast():
             rows = self._rows(batch, answers=True)
-            packed = pack(self.foundation, rows)
-            hidden = self._hidden(packed)
-            supervised = packed.targets >= 0
+            layout = self._lay(self.foundation, rows)
+            hidden = self._hidden(layout)
+            supervised = layout.targets >= 0
             # The head is the widest layer of all: it runs only where a token is supervised.
             logits = self.foundation.head(hidden[supervised])
-        answer_loss = nn.functional.cross_entropy(logits, packed.targets[supervised])
+        answer_loss = nn.functional.cross_entropy(logits, layout.targets[supervised])
         if heads is None or heads.isnan().all():
             return answer_loss
         known = ~heads.isnan()
@@ -107,10 +110,11 @@ class InjectedModel(nn.Module):
         ``plain``: the foundation model alone, which sees only the text.
         """
         with self._autocast():
-            packed = pack(self.foundation, self._rows(batch, answers=False, plain=plain))
-            hidden = self._hidden(packed, plain=plain)
+            rows = self._rows(batch, answers=False, plain=plain)
+            layout = self._lay(self.foundation, rows)
+            hidden = self._hidden(layout, plain=plain)
             ids = torch.tensor(self._answers, device=self.foundation.device)
-            pair = self.foundation.head(hidden[packed.ends], ids)
+            pair = self.foundation.head(hidden[layout.ends], ids)
         return (pair[:, 0] - pair[:, 1]).cpu()
 
     @torch.no_grad()
@@ -192,11 +196,11 @@ class InjectedModel(nn.Module):
 
     # --- sequences -------------------------------------------------------------------------
 
-    def _hidden(self, packed: Packed, *, plain: bool = False) -> Tensor:
-        """``[N, width]`` hidden states of every token."""
-        with self._gated(packed.gates, packed=True, plain=plain):
-            hidden = self.foundation.hidden(packed.embeddings, packed.visible, packed.positions)
-        return hidden[0]
+    def _hidden(self, layout: Layout, *, plain: bool = False) -> Tensor:
+        """``[b * n, width]`` hidden states of every token."""
+        with self._gated(layout.gates, packed=layout.packed, plain=plain):
+            hidden = self.foundation.hidden(layout.embeddings, layout.mask, layout.positions)
+        return hidden.flatten(0, 1)
 
     def _rows(self, batch: Batch, *, answers: bool, plain: bool = False) -> list[Row]:
         """One row per question; ``plain`` leaves out what the foundation model cannot read."""

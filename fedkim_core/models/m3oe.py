@@ -160,7 +160,11 @@ class Experts:
     def _gate_hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if self._scale is None:
             raise RuntimeError("experts were called outside gated()")
-        return output * self._scale.to(output.dtype)
+        scale = self._scale.to(output.dtype)
+        if output.dim() == 2:  # some models lay all tokens of a batch in one row (OPT)
+            by_row = output.reshape(len(scale), -1, output.shape[1])
+            return (by_row * scale).flatten(0, 1)
+        return output * scale
 
 
 def fold(state: Mapping[str, Tensor], alpha: Tensor, rank: int) -> dict[str, Tensor]:

@@ -80,6 +80,14 @@ def check_folder(source: str) -> None:
         raise UserError(f"foundation.model={source}: no *.safetensors in that folder")
 
 
+def is_plain(folder: Path) -> bool:
+    """Whether transformers reads the same causal language model from ``folder`` by itself."""
+    if is_internlm2(read_config(str(folder))) or not any(folder.glob("model*.safetensors")):
+        return False
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return config.get_text_config() is config
+
+
 def read_config(source: str) -> dict[str, Any]:
     """``config.json`` as it stands; of a name, fetched where it is not in the cache."""
     found, _ = PretrainedConfig.get_config_dict(source)
@@ -126,7 +134,12 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
         trust_remote_code=False,
         weights_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # to say which
     )
+    if odd := sorted(str(key[0]) for key in about["mismatched_keys"]):
+        raise UserError(
+            f"{len(odd)} weights have other shapes than its config.json, first {odd[0]}"
+        )
     if missing := sorted(about["missing_keys"]):  # transformers would leave them random
         raise UserError(f"{len(missing)} weights are missing, first {missing[0]}")
     return text_tower(model)
@@ -153,6 +166,7 @@ def text_tower(model: Any) -> Any:
     setattr(tower, tower.base_model_prefix, model.get_decoder())
     tower.set_output_embeddings(head)
     tower.generation_config = model.generation_config
+    tower.name_or_path = model.name_or_path
     if any(parameter.is_meta for parameter in tower.parameters()):
         raise UserError(f"{type(model).__name__}: its language model cannot stand alone")
     return tower

@@ -4,7 +4,8 @@ A row is a prompt, which the patients of a task have in common, and what is this
 
     Question: ... | Image: <K tokens> Vitals: <K tokens> ... Note: ... Answer: yes<end>
 
-The prompt stands first, so that a batch needs to compute it only once (:func:`pack`).
+The prompt stands first, so that a batch needs to compute it only once (:func:`pack`). A model that
+cannot read a packed batch gets one row each (:func:`stack`).
 """
 
 from collections.abc import Sequence
@@ -37,24 +38,29 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """A batch as one sequence without padding: first the distinct prompts, then every row."""
+class Layout:
+    """A batch as the model reads it: packed, ``b = 1`` sequence, or one row of ``b`` each."""
 
     embeddings: Tensor
-    """``[1, N, width]``."""
-    positions: Tensor
-    """``[1, N]``: a row's tokens count on from its prompt."""
-    visible: Tensor
-    """``[1, 1, N, N]`` bool: a token sees its own row and its prompt, up to itself."""
+    """``[b, n, width]``."""
+    mask: Tensor
+    """Packed: ``[1, 1, n, n]`` bool, a token sees its own row and its prompt, up to itself.
+    One row each: ``[b, n]`` bool, True where there is a token."""
+    positions: Tensor | None
+    """``[1, n]``: a packed row's tokens count on from its prompt. None: from the first token."""
     gates: list[Key]
-    """``[N]``: :attr:`Row.gate` of every token."""
+    """:attr:`Row.gate` of every token if packed, else of every row."""
     targets: Tensor
-    """``[N]``: the token that each must predict, row after row; -1 where none is supervised."""
+    """``[b * n]``: the token that each must predict, row after row; -1 where none is supervised."""
     ends: Tensor
-    """``[B]``: where each row ends."""
+    """``[B]``: where each row ends, in ``b * n``."""
+
+    @property
+    def packed(self) -> bool:
+        return self.mask.dim() == 4
 
 
-def pack(foundation: Foundation, rows: Sequence[Row]) -> Packed:
+def pack(foundation: Foundation, rows: Sequence[Row]) -> Layout:
     """Lay rows one after the other; rows of the same gate and prompt share the prompt's tokens."""
     prompts = {key: i for i, key in enumerate(dict.fromkeys((r.gate, r.prompt) for r in rows))}
     parts = [foundation.embed(_ids(foundation, prompt)) for _, prompt in prompts]
@@ -75,14 +81,27 @@ def pack(foundation: Foundation, rows: Sequence[Row]) -> Packed:
         torch.arange(start, start + n) for start, n in zip(starts, lengths.tolist(), strict=True)
     ]
     device = foundation.device
-    return Packed(
+    return Layout(
         embeddings=torch.cat(parts)[None],
+        mask=visible.tril()[None, None].to(device),
         positions=torch.cat(positions)[None].to(device),
-        visible=visible.tril()[None, None].to(device),
         gates=[gates[i] for i in part.tolist()],
         targets=targets.to(device),
         ends=ends[len(prompts) :].to(device) - 1,
     )
+
+
+def stack(foundation: Foundation, rows: Sequence[Row]) -> Layout:
+    """One row below the other, padded on the left."""
+    embeddings, mask = pad(foundation, rows)
+    targets = torch.full(mask.shape, -1)
+    for i, row in enumerate(rows):
+        if row.answer:
+            targets[i, -len(row.answer) :] = torch.tensor(row.answer)
+    count, length = mask.shape
+    ends = torch.arange(1, count + 1, device=foundation.device) * length - 1
+    gates = [row.gate for row in rows]
+    return Layout(embeddings, mask, None, gates, targets.flatten().to(foundation.device), ends)
 
 
 def pad(foundation: Foundation, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:

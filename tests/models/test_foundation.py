@@ -109,6 +109,80 @@ def test_corrupt_weights_are_one_line(tmp_path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def saved(folder, **settings: object) -> None:
+    """The tiny model in a folder, with other settings in its config.json."""
+    tiny = load_foundation(compose(["foundation=tiny"]).foundation)
+    tiny.model.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+
+
+FAULTS = {
+    "more rows than there are": ({"vocab_size": 300}, r"other shapes than its config\.json"),
+    "more layers than there are": ({"num_hidden_layers": 3}, "weights are missing"),
+    "unknown architecture": ({"model_type": "spiral"}, "cannot be loaded"),
+    "foreign code": (
+        {"model_type": "spiral", "auto_map": {"AutoConfig": "a.B"}, "architectures": ["SpiralLM"]},
+        "SpiralLM runs only with code of its own",
+    ),
+    "no language model": ({"model_type": "vit"}, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_model_that_is_not_what_it_says_is_one_line(tmp_path, name: str) -> None:
+    settings, said = FAULTS[name]
+    saved(tmp_path, **settings)
+    (tmp_path / "a.py").write_text("raise SystemExit('the code of the repository ran')")
+    with pytest.raises(UserError, match=said) as caught:
+        load_foundation(folder_config(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def tokenizer(folder, **settings: object) -> None:
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+
+
+def test_padding_may_be_missing_and_the_end_may_not(tmp_path) -> None:
+    saved(tmp_path)
+    tokenizer(tmp_path, pad_token=None)
+    foundation = load_foundation(folder_config(tmp_path))
+    assert foundation.tokenizer.pad_token_id == foundation.end_id
+    tokenizer(tmp_path, eos_token=None)
+    with pytest.raises(UserError, match="no end-of-text token"):
+        load_foundation(folder_config(tmp_path))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    found = json.loads(path.read_text())
+    found["model"]["vocab"] |= {f"word{i}": 300 + i for i in range(9)}
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"embeddings for 258; they do not belong together"):
+        load_foundation(folder_config(tmp_path))
+
+
+def test_weights_in_pytorch_files_are_read_as_tensors_only(tmp_path, capsys) -> None:
+    class Evil:
+        def __reduce__(self):
+            return print, ("a pickle ran code",)
+
+    tiny = load_foundation(compose(["foundation=tiny"]).foundation)
+    saved(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny.model.state_dict(), tmp_path / "pytorch_model.bin")
+    again = load_foundation(folder_config(tmp_path))
+    assert again.parameters == tiny.parameters
+    torch.save({"weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_foundation(folder_config(tmp_path))
+    assert "ran code" not in capsys.readouterr().out
+
+
 def test_unusable_device_is_one_line() -> None:
     with pytest.raises(UserError, match=r"foundation\.device=nonsense"):
         load_foundation(compose(["foundation=tiny", "foundation.device=nonsense"]).foundation)

@@ -38,7 +38,7 @@ def test_packed_rows_are_read_as_alone(tiny: Foundation, drawn: list) -> None:
     rows = [row(kind) for kind in drawn]
     packed = pack(tiny, rows)
     with torch.no_grad():
-        hidden = tiny.hidden(packed.embeddings, packed.visible, packed.positions)[0]
+        hidden = tiny.hidden(packed.embeddings, packed.mask, packed.positions)[0]
         for own, end in zip(rows, packed.ends.tolist(), strict=True):
             alone = tiny.hidden(*pad(tiny, [own]))[0]
             there = hidden[end + 1 - len(own.rest) : end + 1]
@@ -53,13 +53,13 @@ def test_a_prompt_is_there_once_for_each_gate(tiny: Foundation, drawn: list) -> 
     prompts = {(r.gate, r.prompt) for r in rows}
     tokens = sum(len(p) for _, p in prompts) + sum(len(r.rest) for r in rows)
     assert packed.embeddings.shape == (1, tokens, tiny.width)
-    assert packed.visible.shape == (1, 1, tokens, tokens)
+    assert packed.mask.shape == (1, 1, tokens, tokens)
     assert len(packed.gates) == tokens
     for own, end in zip(rows, packed.ends.tolist(), strict=True):
         assert packed.gates[end] == own.gate
         tail = packed.targets[end + 1 - len(own.rest) : end + 1]
         assert tail[tail >= 0].tolist() == list(own.answer)
-        seen = packed.visible[0, 0, end].sum()
+        seen = packed.mask[0, 0, end].sum()
         assert seen == len(own.prompt) + len(own.rest) == packed.positions[0, end] + 1
 
 
