@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint bench clean
+.PHONY: help install demo test chaos lint bench bench-parts clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv with everything, at the versions of constraints.txt
 
@@ -38,7 +38,10 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(STAMP) ## Speed and memory of the parts
+bench: $(STAMP) ## M3OE beside its peers: writes docs/performance.md (ARGS="--quick" only tries)
+	$(BIN)/python -m benchmarks.injection $(or $(ARGS),--write docs/performance.md)
+
+bench-parts: $(STAMP) ## Speed and memory of other parts
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
 clean: ## Remove .venv and caches (not outputs)

@@ -1,7 +1,8 @@
 """A round's aggregation beside stock Flower's, in one run: read the ratios, not the seconds.
 
-`make bench` shows the peak memory of the process with 5 and with 200 sites (`extra_info`), and the
-time, for updates of 1 million parameters (4 MB). Ours writes each update to disk and reads it.
+`make bench-parts` shows the peak memory of the process with 5 and with 200 sites (`extra_info`),
+and the time, for updates of 1 million parameters (4 MB). Ours writes each update to disk and
+reads it.
 """
 
 import json

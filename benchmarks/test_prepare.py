@@ -1,6 +1,6 @@
 """Preparing and opening electrocardiograms beside their peers: read the ratios, not the seconds.
 
-`make bench` times, on the same records in the layout of PTB-XL (twelve leads, 10 s, 100 Hz):
+`make bench-parts` times, on the same records in the layout of PTB-XL (twelve leads, 10 s, 100 Hz):
 `wfdb.rdsamp` in a loop, which only reads; `fedkim prepare ptbxl`, which reads, divides, writes and
 checks them; opening a site whose records are new, have been decoded before at another place, or
 have been decoded here. At the end it prints records a second, and how often faster than the loop.
