@@ -130,6 +130,18 @@ class ExtractorConfig(_Section):
     dropout: Probability
 
 
+class FoundationCard(_Section):
+    """What is known of a foundation model without having it; nothing is computed from it."""
+
+    licence: str
+    obtain: str
+    """Where to get it."""
+    parameters: Positive | None = None
+    width: Positive | None = None
+    """Of a token embedding."""
+    note: str = ""
+
+
 class FoundationConfig(_Section):
     """The frozen foundation model."""
 
@@ -140,6 +152,7 @@ class FoundationConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen layers; auto: bfloat16 where the processor has it."""
     device: str = "auto"
+    card: FoundationCard | None = None
 
     @model_validator(mode="after")
     def _has_model(self) -> "FoundationConfig":

@@ -90,6 +90,10 @@ def run(overrides: Sequence[str], *, console: Console) -> int:
             run_folder.check_resumable(target, source, config.rounds)
         else:
             run_folder.check(target)
+        if config.foundation.source == "huggingface":
+            from fedkim_core.models.footprint import check_memory  # transformers: seconds
+
+            check_memory(config)
         root = _prepare(config, console)
         sites = _members(config, root)
         if target != source:

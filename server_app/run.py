@@ -26,6 +26,7 @@ from fedkim_core.evidence import task_entries
 from fedkim_core.exchange import Arrays, Contract
 from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.models.footprint import check_memory
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
@@ -44,6 +45,7 @@ log = logging.getLogger("fedkim")
 
 def build_model(config: Config) -> InjectedModel:
     """Extractor, foundation model, connectors, gate and experts, initialised from the seed."""
+    check_memory(config)
     foundation = load_foundation(config.foundation)
     with seeded(config.seed, "extractor"):
         extractor = KnowledgeExtractor(config, config.cards())
