@@ -114,8 +114,8 @@ def test_groups_are_scored_apart_and_small_ones_are_not_shown(tasks) -> None:
     assert list(ages["sites"]) == ["40-59"]
     assert ages["left_out"] == {"80+": "fewer than 10 patients with either answer"}
     assert (ages["gap"], ages["lowest"], ages["unknown"]) == (None, None, 20)
-    # Who has two rows is one patient.
-    twice = Answers(**{**vars(given), "patients": [f"p{i // 10}" for i in range(120)]})
+    # Twenty rows of a patient are one patient.
+    twice = Answers(**{**vars(given), "patients": [f"p{i // 20}" for i in range(120)]})
     none = by_group(CARDS["mortality"], twice, given.groups["sex"], 5, 0, people=True)
     assert none["sites"] == {}
     words = drawn.columns()["injected"]["med_vqa_rad"]

@@ -23,13 +23,16 @@ def start(folder: Path) -> "MLflow":
         from mlflow import MlflowClient
     except ImportError as error:
         raise UserError("MLflow is not installed; install 'fedkim[mlflow]'") from error
-    store = os.environ.get("MLFLOW_TRACKING_URI")
-    if not store:
-        (folder / STORE).unlink(missing_ok=True)
-        store = f"sqlite:///{folder / STORE}"
-    client = MlflowClient(tracking_uri=store)
-    known = client.get_experiment_by_name(EXPERIMENT)
-    experiment = known.experiment_id if known else client.create_experiment(EXPERIMENT)
+    elsewhere = os.environ.get("MLFLOW_TRACKING_URI")
+    client = MlflowClient(tracking_uri=elsewhere or f"sqlite:///{folder / STORE}")
+    if known := client.get_experiment_by_name(EXPERIMENT):
+        experiment = known.experiment_id
+        for earlier in client.search_runs([experiment], f'tags.run_folder = "{folder}"'):
+            client.delete_run(earlier.info.run_id)
+    else:
+        # No artefact is ever written; MLflow's default place is the working directory.
+        place = None if elsewhere else (folder / "mlflow").as_uri()
+        experiment = client.create_experiment(EXPERIMENT, artifact_location=place)
     run = client.create_run(experiment, run_name=folder.name, tags={"run_folder": str(folder)})
     return MLflow(client, run.info.run_id)
 

@@ -51,7 +51,7 @@ def summary(words: list[str], value: float, more: tuple[str, ...] = ()) -> dict:
         "tasks": {
             "lung_opacity": task("train", extractor=score),
             "sepsis": task("unseen", extractor=None),
-            **{name: task("train") for name in more},
+            **{name: task("train", extractor=score) for name in more},
         },
         "communication": [{"round": 1, "site": "a", "bytes_down": 1000, "bytes_up": 500}],
         "seconds": {"total": 1.0},
