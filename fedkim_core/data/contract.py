@@ -18,7 +18,7 @@ outside ``REQUIRED`` may be null or left out.
 from typing import Annotated, Final, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import load_modalities
@@ -59,11 +59,12 @@ TABLES_SCHEMA = pl.Schema(
 class SiteCard(BaseModel):
     """``site.yaml``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Strict: YAML can hold bytes, and they are no name.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: Annotated[str, Field(pattern=r"^\w[\w .-]{0,63}$")]
     schema_version: Literal[1] = SCHEMA_VERSION
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)]
     """The tasks that this site offers; every row's task is one of them."""
     synthetic: bool = False
     """True when the patients are simulated."""

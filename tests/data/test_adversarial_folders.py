@@ -227,6 +227,7 @@ def test_site_yaml(folder: Path, content: bytes | str) -> None:
         pytest.param("1: north\n2: [mortality]", id="numbers as keys"),
         pytest.param("<<: 1\nname: north", id="merge of a number"),
         pytest.param("name: a\n---\nname: b", id="two documents"),
+        pytest.param("name: !!binary aGVq\ntasks: [mortality]", id="bytes as name"),
         pytest.param("name: a\tb\ntasks: [lung_opacity]", id="tab in the name"),
         pytest.param("name: north\ntasks: mortality", id="task without list"),
         pytest.param("name: north\ntasks: []", id="no task"),
