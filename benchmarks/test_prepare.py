@@ -7,6 +7,7 @@ have been decoded here. At the end it prints records a second, and how often fas
 """
 
 import csv
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ from fedkim_core.data.prepare import prepare
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.tasks import load_tasks
 
-RECORDS = 1000
+RECORDS = int(os.environ.get("FEDKIM_BENCH_RECORDS", "1000"))
+"""PTB-XL itself has 21,799."""
 LEADS = ["I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 COLUMNS = ["ecg_id", "patient_id", "scp_codes", "extra_beats", "site", "strat_fold", "filename_lr"]
 
