@@ -186,10 +186,9 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or an experiment.")],
 ) -> None:
     """Write the report page of a run or of an experiment again."""
-    from fedkim_core.experiment import summary
+    from fedkim_core.experiment.page import write_page
+    from fedkim_core.experiment.summary import FILE
+    from fedkim_core.report import write_report
 
-    if (folder / summary.FILE).is_file():
-        from fedkim_core.experiment.page import write_page as write
-    else:
-        from fedkim_core.report import write_report as write
+    write = write_page if (folder / FILE).is_file() else write_report
     typer.echo(str(write(folder)))

@@ -9,13 +9,14 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import RowFile
-from fedkim_core.experiment.summary import Compared
-from fedkim_core.experiment.tables import MEAN, Table
+from fedkim_core.experiment.summary import MEAN, Compared, Role
+from fedkim_core.experiment.tables import Table
 from fedkim_core.statistics.delong import Pair, mean_difference
 from fedkim_core.statistics.multiple import holm
 
@@ -52,7 +53,7 @@ def compare(
     for label, row in rows.items():
         if label != reference:
             pairs = _pairs(_answers(work, row), base)
-            for role in ("train", "unseen"):
+            for role in get_args(Role):
                 found += _of_role(label, role, pairs.filter(pl.col("task").is_in(_of(roles, role))))
     return _corrected(found)
 
@@ -79,7 +80,7 @@ def _answers(work: Work, row: RowFile) -> pl.DataFrame:
                 pl.col("label").cast(pl.Float64),
                 "logit",
             )
-            frames.append(chosen.cast(ANSWERED))  # type: ignore[arg-type]
+            frames.append(chosen.cast(ANSWERED))
         except (OSError, pl.exceptions.PolarsError) as error:
             work.damage(cell, f"{ANSWERS} cannot be read ({type(error).__name__})")
     return pl.concat([ANSWERED.to_frame(), *frames])
@@ -104,13 +105,13 @@ class _Asked:
     pair: Pair
 
 
-def _of_role(row: str, role: str, answered: pl.DataFrame) -> list[Compared]:
+def _of_role(row: str, role: Role, answered: pl.DataFrame) -> list[Compared]:
     """The differences of one row in the tasks of a role, and of their mean if they are several."""
     asked = []
     for (task, seed), own in answered.group_by("task", "seed", maintain_order=True):
         if own["label"].n_unique() == 2:  # an AUROC needs both answers
-            columns = (own[name].to_numpy() for name in ("label", "logit", "other"))
-            pair = Pair(*columns, own["patient_id"].to_list())
+            labels, one, other = (own[name].to_numpy() for name in ("label", "logit", "other"))
+            pair = Pair(labels, one, other, own["patient_id"].to_list())
             asked.append(_Asked(int(str(seed)), str(task), pair))
     tasks = list(dict.fromkeys(one.task for one in asked))
     found = [_compared(row, role, task, [a for a in asked if a.task == task]) for task in tasks]
@@ -119,7 +120,7 @@ def _of_role(row: str, role: str, answered: pl.DataFrame) -> list[Compared]:
     return found
 
 
-def _compared(row: str, role: str, task: str, asked: list[_Asked]) -> Compared:
+def _compared(row: str, role: Role, task: str, asked: list[_Asked]) -> Compared:
     each = {}
     for seed in sorted({one.seed for one in asked}):
         each[seed] = mean_difference([a.pair for a in asked if a.seed == seed])["value"]

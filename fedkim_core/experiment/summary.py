@@ -17,6 +17,7 @@ from fedkim_core.report.schema import first_fault
 FILE = "experiment.json"
 MEAN = "mean"
 """Stands for a task where tables average over tasks."""
+Role = Literal["train", "unseen"]
 
 
 class _Part(BaseModel):
@@ -42,7 +43,7 @@ class Score(Estimate):
     """The lead metric of a row; ``low`` and ``high`` are means of the bounds of single runs."""
 
     row: str
-    role: Literal["train", "unseen"]
+    role: Role
     task: str
     """Or :data:`MEAN`, which has no interval."""
     metric: str
@@ -58,7 +59,7 @@ class Compared(Difference):
     """
 
     row: str
-    role: Literal["train", "unseen"]
+    role: Role
     task: str
     """Or :data:`MEAN`."""
     tasks: Count

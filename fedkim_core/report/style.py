@@ -57,7 +57,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: 4px 18px; list-style: none; paddin
 section { background: var(--panel); border: 1px solid var(--rule); border-radius: 12px;
   padding: 22px 24px; margin: 0 0 18px; }
 section > p { max-width: 76ch; margin: 0 0 12px; }
-.wide { overflow-x: auto; margin: 12px 0; }
+.wide { overflow-x: auto; margin: 12px 0; position: relative; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 0 0 8px; caption-side: top; }
 th, td { text-align: left; padding: 7px 10px; border-bottom: 1px solid var(--rule);
