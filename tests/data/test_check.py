@@ -145,7 +145,7 @@ def test_whole_numbers_are_accepted_as_values(site_folder: Path, rewrite: Rewrit
     [
         (EXAMPLES, {"drop": "answer"}, "column answer is missing"),
         (EXAMPLES, {"cast": ("patient_id", pl.Binary)}, "column patient_id must be string"),
-        (EXAMPLES, {"name": "Secretname-4711"}, "column 15 has an unknown name; known: example_id"),
+        (EXAMPLES, {"name": "Secretname-4711"}, "column 17 has an unknown name; known: example_id"),
         (EXAMPLES, {"empty": True}, "holds no row"),
         (EXAMPLES, {"cast": ("answer", pl.Enum(NAMES))}, "column answer must be string, not Enum"),
         (EXAMPLES, {"nest": "patient_id"}, "column patient_id must be string, not List"),
