@@ -1,6 +1,6 @@
 """What an experiment found, in sentences: the first one is the answer."""
 
-from fedkim_core.experiment.summary import Compared, ExperimentSummary, Score
+from fedkim_core.experiment.summary import MEAN, Compared, ExperimentSummary, Score
 from fedkim_core.report.words import number, p_value, plural
 
 ROLES = {"train": "trained", "unseen": "unseen"}
@@ -61,12 +61,11 @@ def _best(summary: ExperimentSummary, role: str) -> tuple[str, str]:
         word = "best" if above.sign else "highest"
         said = f"{best.row} is {word} on {tasks}, with {_mean(best)}: "
         return f"{said}{_apart(above, f'above {summary.compare}')}.", _sure(summary, above)
-    said = f"{best.row} is highest on {tasks}, with {_mean(best)}"
     below = next((other for _, other in even if other), None)
+    word = "best" if below and below.sign else "highest"
+    said = f"{best.row} is {word} on {tasks}, with {_mean(best)}"
     if below is None:
         return f"{said}.", ""
-    if below.sign:
-        said = said.replace(" is highest ", " is best ", 1)
     return f"{said}; the next, {below.row}, lies {_apart(below, 'below')}.", _sure(summary, below)
 
 
@@ -77,13 +76,13 @@ def _nothing_compared(summary: ExperimentSummary) -> str:
 
 
 def _tasks(summary: ExperimentSummary, role: str) -> str:
-    named = {s.task for s in summary.scores if (s.role, s.metric) == (role, "auroc")} - {"mean"}
+    named = {s.task for s in summary.scores if (s.role, s.metric) == (role, "auroc")} - {MEAN}
     many = plural(len(named), f"{ROLES[role]} task")
     return f"the {many}" if len(named) > 1 else f"the one {ROLES[role]} task"
 
 
 def _mean(score: Score) -> str:
-    mean = "a mean AUROC" if score.task == "mean" else "an AUROC"
+    mean = "a mean AUROC" if score.task == MEAN else "an AUROC"
     return f"{mean} of {number(score.value, 3)}"
 
 
