@@ -59,12 +59,12 @@ def test_peak_counts_what_lives_at_once() -> None:
 
 def test_the_whole_table_can_be_made(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}\noutdated\n{END}\nafter\n")
     main(["--quick", "--write", str(page)], say=lambda text: None)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith(f"{END}\nafter\n")
-    assert "old" not in text
+    assert "outdated" not in text
     for peer in ("base", "lora_r", "lora_wide", "m3oe", "einsum", "loop", "xlora", "merged"):
         assert f"| {peer} |" in text
     page.write_text("no place")
