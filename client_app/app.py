@@ -1,21 +1,21 @@
 """The hospital's side: profile the site folder, train on it, measure on it.
 
 A message is answered from this site's folder alone. What goes back passes
-:mod:`fedkim_core.exchange`; when anything fails, the server learns the kind of error and nothing
-else, and the text stays in the site's own log.
+:mod:`fedkim_core.exchange`, the site's own policy (:mod:`client_app.disclosure`) and at last
+:mod:`client_app.gate`, which also takes every error.
 """
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from client_app import feedback, training
+from client_app import disclosure, feedback, training
+from client_app.gate import gate, settings_of
 from client_app.memory import Memory
 from client_app.privacy import protect
 from client_app.variates import Variates
@@ -25,16 +25,14 @@ from fedkim_core.config import Config, compose, split_overrides
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network, locate
 from fedkim_core.data.site import Site, load_examples
+from fedkim_core.deploy.settings import Egress
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Contract, KnowledgeUpdate, SiteProfile
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
 
 guard.check_origin(__file__)
-app = ClientApp()
-log = logging.getLogger("fedkim.site")
-SITE_ERROR = 100
-"""Error code of a site that could not answer."""
+app = ClientApp(mods=[gate])
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,26 @@ class Workplace:
     extractor: KnowledgeExtractor
     contract: Contract
     examples: dict[str, list[Example]]
-    """By split."""
+    """By split; of these alone anything can leave."""
+    policy: Egress
+    """What may leave; in a simulation everything that the contract allows."""
 
 
 @cache
-def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workplace:
+def open_workplace(
+    overrides: str, folder: Path | None, partition: int, settings: str | None = None
+) -> Workplace:
     """Read the site folder and build the extractor.
 
     Args:
         overrides: the run's overrides, as one string.
         folder: the site folder; None in a simulation, where ``partition`` picks one.
         partition: index into the network's site folders.
+        settings: the site's settings file, which then names the folder; None in a simulation.
     """
+    policy = Egress(smallest=1)
+    if settings is not None:
+        folder, policy = settings_of(settings).data, settings_of(settings).egress
     config = compose(split_overrides(overrides))
     if folder is None:
         members = Network(locate(config.data, config.seed)).members(config.federation)
@@ -73,17 +79,20 @@ def open_workplace(overrides: str, folder: Path | None, partition: int) -> Workp
     trained = {name: card for name, card in config.cards().items() if card.role == "train"}
     size = config.data.image_size
     examples = {
-        split: [
-            example
-            for site in sites
-            for example in load_examples(site, split=split, cards=trained, image_size=size)
-        ]
+        split: disclosure.admitted(
+            [
+                example
+                for site in sites
+                for example in load_examples(site, split=split, cards=trained, image_size=size)
+            ],
+            policy,
+        )
         for split in ("train", "validation")
     }
     with seeded(config.seed, "extractor"):
         extractor = KnowledgeExtractor(config, config.cards())
     name = sites[0].card.name if len(sites) == 1 else config.federation.name
-    return Workplace(config, name, extractor, Contract.of(extractor), examples)
+    return Workplace(config, name, extractor, Contract.of(extractor), examples, policy)
 
 
 Answer = Callable[[Workplace, Message], RecordDict]
@@ -92,23 +101,17 @@ Answer = Callable[[Workplace, Message], RecordDict]
 def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
     @wraps(answer)
     def handler(message: Message, context: Context) -> Message:
-        try:
-            # Before anything else: other code must not touch the data.
-            guard.require_digest(exchange.decode_instructions(message.content).code)
-            data = context.node_config.get("data-dir")
-            workplace = open_workplace(
-                str(context.run_config.get("overrides", "")),
-                Path(str(data)) if data else None,
-                int(str(context.node_config.get("partition-id", 0))),
-            )
-            return Message(answer(workplace, message), reply_to=message)
-        except Exception as error:
-            # A traceback can quote a record, and Flower would send it to the server.
-            if isinstance(error, UserError):
-                log.error("%s", error)
-            else:
-                log.exception("this site could not answer %s", message.metadata.message_type)
-            return Message(Error(SITE_ERROR, type(error).__name__), reply_to=message)
+        # Before anything else: other code must not touch the data.
+        guard.require_digest(exchange.decode_instructions(message.content).code)
+        data = context.node_config.get("data-dir")
+        settings = context.node_config.get("site-settings")
+        workplace = open_workplace(
+            str(context.run_config.get("overrides", "")),
+            Path(str(data)) if data else None,
+            int(str(context.node_config.get("partition-id", 0))),
+            str(settings) if settings else None,
+        )
+        return Message(answer(workplace, message), reply_to=message)
 
     return handler
 
@@ -123,7 +126,8 @@ def profile(workplace: Workplace, message: Message) -> RecordDict:
         counts[example.task] = counts.get(example.task, 0) + 1
     modalities = {name for example in examples for name in example.features}
     described = SiteProfile(workplace.name, counts, tuple(sorted(modalities)))
-    return exchange.encode_profile(described, workplace.contract)
+    limited = disclosure.limit_profile(described, examples, workplace.policy)
+    return exchange.encode_profile(limited, workplace.contract)
 
 
 @app.train()
@@ -165,11 +169,14 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
         metrics=result.metrics,
         variates=changes,
     )
+    update = disclosure.limit_update(
+        update, workplace.examples["train"], workplace.policy, config.strategy, config.cards()
+    )
     content = exchange.encode_update(update, workplace.contract, codec, received)
     if codec.feedback or variates:
         arriving = exchange.decode_content(content, workplace.contract, codec, received)
         if codec.feedback:
-            kept |= feedback.lost(arrays, arriving.arrays)
+            kept |= feedback.lost(update.arrays, arriving.arrays)
         if variates:
             kept |= variates.kept(arriving.variates or {})
         memory.keep(instructions.round, kept)
@@ -196,4 +203,5 @@ def evaluate(workplace: Workplace, message: Message) -> RecordDict:
         workplace.examples["validation"],
         workplace.config.evaluation.batch_size,
     )
-    return exchange.encode_metrics(workplace.name, metrics, workplace.contract)
+    limited = disclosure.limit_metrics(metrics, workplace.policy)
+    return exchange.encode_metrics(workplace.name, limited, workplace.contract)

@@ -50,6 +50,8 @@ ARRAYS, VARIATES, EXAMPLES, STEPS, METRICS, SITE, INSTRUCTIONS, CODEC = (
 EXACT = Fp32()
 HEADER = 1024
 """Bytes that Flower may put before the values of an array."""
+FROM_SITE = frozenset({ARRAYS, VARIATES, EXAMPLES, STEPS, METRICS, SITE})
+"""Records that a site's message may hold."""
 
 
 def _record(arrays: Arrays, codec: Codec, sent: Arrays | None = None) -> ArrayRecord:

@@ -19,6 +19,10 @@ from fedkim_core.paths import APP, CONF
 PACKAGES = ("client_app", "fedkim_core", "server_app")
 
 
+class OtherCode(UserError):
+    """Server and site hold different versions of fedkim."""
+
+
 def check_origin(*files: str) -> None:
     """Refuse to go on when this process runs, or mixes in, another copy of the application.
 
@@ -93,11 +97,11 @@ def require_digest(expected: str) -> None:
     """Refuse a message from a server whose code is not this code.
 
     Raises:
-        UserError: names both digests and the folder of the code at hand.
+        OtherCode: names both digests and the folder of the code at hand.
     """
     own = code_digest()
     if own != expected:
-        raise UserError(
+        raise OtherCode(
             f"the server runs other code ({expected[:12]}) than this site ({own[:12]} in {APP}); "
             "run the same version of fedkim on both"
         )

@@ -11,7 +11,8 @@ import pytest
 import torch
 from flwr.app import Message, MessageType
 
-from client_app.app import SITE_ERROR, open_workplace
+from client_app.app import open_workplace
+from client_app.gate import CODES, UNEXPECTED
 from fedkim_core import exchange
 from fedkim_core.exchange import Contract, Instructions, KnowledgeUpdate
 from fedkim_core.guard import code_digest
@@ -32,8 +33,9 @@ def ask(grid: InProcessGrid, kind: str, *, node: int = 101, code: str | None = N
 
 def assert_scrubbed(reply: Message, kind: str, *secrets: object) -> None:
     """The server learns the kind of error and nothing else."""
+    codes = {error.__name__: code for error, code in CODES.items()}
     assert reply.has_error()
-    assert (reply.error.code, reply.error.reason) == (SITE_ERROR, kind)
+    assert (reply.error.code, reply.error.reason) == (codes.get(kind, UNEXPECTED), kind)
     for secret in secrets:
         assert str(secret) not in f"{reply.error} {reply.metadata}"
 
@@ -96,7 +98,7 @@ def test_privacy_is_applied_before_sending(network: Path) -> None:
 def test_other_code_is_refused_before_the_data_are_touched(tmp_path: Path) -> None:
     grid = make_grid(overrides(tmp_path / "nowhere"))
     for kind in (MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE):
-        assert_scrubbed(ask(grid, kind, code="0" * 64), "UserError", tmp_path)
+        assert_scrubbed(ask(grid, kind, code="0" * 64), "OtherCode", tmp_path)
 
 
 def test_a_faulty_site_folder_is_an_error_that_tells_nothing(

@@ -1,0 +1,1 @@
+"""A federation on separate machines: settings, keys, processes, and the log of what was sent."""
