@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fedkim_core import __version__
-from fedkim_core.commands import data, foundation, model, runs
+from fedkim_core.commands import data, federation, foundation, model, runs
 from fedkim_core.errors import UserError
 
 USER_ERROR = 2
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for commands in (runs, data, model, foundation):
+for commands in (runs, data, model, foundation, federation):
     app.add_typer(commands.app)
 
 

@@ -55,10 +55,11 @@ class DataConfig(_Section):
     """Where the site folders are."""
 
     name: str
-    kind: Literal["synthetic", "folder", "sources"]
+    kind: Literal["synthetic", "folder", "sources", "server"]
     root: str | None = None
-    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/``; unless kind is
-    folder, where to make it (default: the cache folder)."""
+    """Folder with ``sites/<name>/``, ``public/``, ``validation/`` and ``test/`` (kind server:
+    without ``sites/``); unless kind is folder or server, where to make it (default: the cache
+    folder)."""
     sites: Positive = 5
     """Unless kind is folder: how many hospitals."""
     source: str | None = None
@@ -79,8 +80,8 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _has_root(self) -> "DataConfig":
-        if self.kind == "folder" and not self.root:
-            raise ValueError("kind folder needs data.root, the folder of the site folders")
+        if self.kind in ("folder", "server") and not self.root:
+            raise ValueError(f"kind {self.kind} needs data.root, the folder of the site folders")
         if self.kind == "sources" and not (self.source and self.parts):
             raise ValueError(
                 "kind sources needs data.source, the folder of the data sets (or FEDKIM_REALDATA)"

@@ -23,6 +23,8 @@ from rich.console import Console
 
 from fedkim_core import run_folder
 from fedkim_core.config import Config, compose
+from fedkim_core.deploy.remote import Federation
+from fedkim_core.deploy.settings import ServerSettings, load_settings
 from fedkim_core.errors import UserError
 from fedkim_core.paths import APP, CONF
 from fedkim_core.progress import PROGRESS, Progress, Tail
@@ -73,17 +75,20 @@ def _handlers(
 
 
 @interruptible()
-def run(overrides: Sequence[str], *, console: Console) -> int:
+def run(overrides: Sequence[str], *, console: Console, server: Path | None = None) -> int:
     """Run a federation with these overrides; returns the exit code, never raises for a failure.
 
     Args:
         overrides: Hydra overrides, e.g. ``["strategy=fedprox", "rounds=5"]``.
         console: Receives the progress and the results; faults go to standard error.
+        server: The folder of a server that is up (``fedkim server``): run there, with the sites
+            that are connected, instead of simulating them.
     """
     began = time.time()
     folder = None
     try:
         config = compose(overrides)
+        federation = _federation(server, config)
         source = Path(config.resume) if config.resume else None
         target = run_folder.resolve(config.output)
         if source:
@@ -95,7 +100,7 @@ def run(overrides: Sequence[str], *, console: Console) -> int:
 
             check_memory(config)
         root = _prepare(config, console)
-        sites = _members(config, root)
+        sites = 0 if federation else _members(config, root)
         if target != source:
             run_folder.claim(target)
         folder = target
@@ -103,20 +108,39 @@ def run(overrides: Sequence[str], *, console: Console) -> int:
         if config.federation.replay:
             _replay(travelling)
         else:
-            launch(APP, travelling, folder=folder, sites=sites, console=console, began=began)
+            launch(
+                APP,
+                travelling,
+                folder=folder,
+                sites=sites,
+                console=console,
+                began=began,
+                federation=federation,
+            )
         _show_results(folder, console)
     except UserError as error:
-        return _say(str(error), USER_ERROR, folder)
+        return _say(str(error), USER_ERROR, folder, server)
     except RunFailure as error:
-        return _say(str(error), FAILED, folder)
+        return _say(str(error), FAILED, folder, server)
     except KeyboardInterrupt:
-        return _say("stopped", STOPPED, folder)
+        return _say("stopped", STOPPED, folder, server)
     return OK
 
 
-def _say(message: str, code: int, folder: Path | None) -> int:
+def _federation(server: Path | None, config: Config) -> ServerSettings | None:
+    if server is None:
+        if config.data.kind == "server":
+            raise UserError("data=server: holds no sites to simulate; give --server FOLDER")
+        return None
+    if config.data.kind != "server" or config.federation.name != "federated":
+        raise UserError("--server: needs data=server data.root=FOLDER, and federation=federated")
+    return load_settings(server, ServerSettings)
+
+
+def _say(message: str, code: int, folder: Path | None, server: Path | None) -> int:
     begun = folder is not None and any((folder / "checkpoints").glob("round-*"))
-    more = f"; go on with: fedkim run resume={shlex.quote(str(folder))}" if begun else ""
+    where = f"--server {shlex.quote(str(server))} " if server else ""
+    more = f"; go on with: fedkim run {where}resume={shlex.quote(str(folder))}" if begun else ""
     print(f"error: {message}{more}", file=sys.stderr)
     return code
 
@@ -185,8 +209,9 @@ def launch(
     sites: int,
     console: Console,
     began: float | None = None,
+    federation: ServerSettings | None = None,
 ) -> None:
-    """Run the application in ``app`` on a SuperLink of its own and wait for its end.
+    """Run the application in ``app`` and wait for its end.
 
     Args:
         app: Folder with a Flower application; its ``fab-include`` says which files run.
@@ -195,6 +220,7 @@ def launch(
         sites: Number of simulated SuperNodes.
         console: Receives the progress.
         began: When the command began (seconds since 1970); default now.
+        federation: The server to run on; default a SuperLink of its own.
 
     Raises:
         UserError: the server application ended with one.
@@ -203,7 +229,8 @@ def launch(
     """
     log = folder / run_folder.RUN_LOG
     scratch = Path(tempfile.mkdtemp(prefix="fedkim-", dir=_temporary_folder()))
-    link = SuperLink(scratch / "flower", log)
+    where = scratch / "flower"
+    link = Federation(where, log, federation) if federation else SuperLink(where, log)
     progress = Progress(began or time.time())
     tail = Tail(folder / PROGRESS, new=True)
     try:
@@ -227,14 +254,13 @@ def _follow(
     link: SuperLink, run_id: str, progress: Progress, tail: Tail, console: Console
 ) -> RunStatus:
     """Show the events until Flower says that the run has finished."""
-    asked, looked, silent, ended, alive = 0.0, 0.0, 0, 0.0, 4
+    asked, looked, silent, ended, idle = 0.0, 0.0, 0, 0.0, False
     with view_for(console, progress) as view:
         while True:
             status = None
             if time.monotonic() - looked > 1.0:
-                alive, looked = len(link.watch()), time.monotonic()
-            # SuperLink, its executor and the log are three processes; a fourth is the run.
-            near_end = progress.end is not None or alive < 4
+                idle, looked = link.idle(), time.monotonic()
+            near_end = progress.end is not None or idle
             if time.monotonic() - asked > (1.0 if near_end else POLL_SECONDS):
                 try:
                     status, silent = link.status(run_id), 0

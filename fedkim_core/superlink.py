@@ -153,7 +153,7 @@ class SuperLink:
     def _spawn(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [_script(name), *arguments],
+                [script(name), *arguments],
                 cwd=self._working,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -165,7 +165,7 @@ class SuperLink:
     def _flwr(self, *arguments: str) -> dict[str, Any]:
         try:
             done = subprocess.run(
-                [_script("flwr"), *arguments, "--format", "json"],
+                [script("flwr"), *arguments, "--format", "json"],
                 cwd=self._working,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -206,6 +206,10 @@ class SuperLink:
                 self._seen.setdefault(child.pid, child)
                 roots.append(child.pid)
         return [p for p in self._seen.values() if _alive(p)]
+
+    def idle(self) -> bool:
+        """Whether no process of a run is seen: SuperLink, its executor and the log are three."""
+        return len(self.watch()) < 4
 
     def alive(self) -> bool:
         """Whether the SuperLink itself still runs."""
@@ -254,7 +258,7 @@ def environment(scratch: Path, base: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in base.items() if k != "RAY_ADDRESS"} | changed
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """A command of this Python's environment, whatever the PATH says."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name

@@ -22,6 +22,10 @@ def run(
             "changes one value (rounds=5, injector.experts=4), a list stands in brackets.",
         ),
     ] = None,
+    server: Annotated[
+        Path | None,
+        typer.Option(help="Run on the hospitals of this server: the folder of `fedkim server`."),
+    ] = None,
 ) -> None:
     """Train, inject, evaluate: a whole federation on this machine.
 
@@ -55,7 +59,7 @@ def run(
     require("transformers", "peft", "ray")
     from fedkim_core.runner import run as run_federation
 
-    raise typer.Exit(run_federation(overrides or [], console=terminal()))
+    raise typer.Exit(run_federation(overrides or [], console=terminal(), server=server))
 
 
 @app.command()

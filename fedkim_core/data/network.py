@@ -82,7 +82,7 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
     """
     data = config.data
     root = locate(data, config.seed)
-    if data.kind != "folder" and not root.exists():
+    if data.kind not in ("folder", "server") and not root.exists():
         try:
             _make(data, root, config.seed, progress)
         except UserError:
@@ -92,12 +92,13 @@ def prepare(config: Config, progress: Progress | None = None) -> Path:
     network = Network(root)
     if not root.is_dir():
         raise UserError(f"data.root={root}: no such folder")
-    if not network.sites:
+    sites = [] if data.kind == "server" else network.sites
+    if not sites and data.kind != "server":
         raise UserError(f"{root / 'sites'}: holds no site folder")
     for name in SERVER_SETS:
         if not network.server_set(name).is_dir():
             raise UserError(f"{network.server_set(name)}: not found; the server needs it")
-    folders = [*network.sites, *(network.server_set(name) for name in SERVER_SETS)]
+    folders = [*sites, *(network.server_set(name) for name in SERVER_SETS)]
     patients: dict[str, Path] = {}
     for done, folder in enumerate(folders):
         if progress:

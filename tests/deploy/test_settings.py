@@ -52,7 +52,7 @@ def test_a_wrong_setting_is_named_in_one_line(tmp_path: Path, more: str, said: s
 
 
 def test_an_address_has_a_port(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="server.address='https://x': string should match"):
+    with pytest.raises(UserError, match=r"server\.address='https://x': string should match"):
         load(tmp_path, SITE.replace("server.example.org:9443", "https://x"))
 
 
