@@ -8,6 +8,8 @@ other code than its own (:func:`fedkim_core.guard.require_digest`).
 ``fedkim site start`` puts this before Flower's own command on the PATH, where Flower looks for it.
 """
 
+from collections.abc import Callable
+
 from flwr.clientapp import ClientApp
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 from flwr.supernode.runtime import run_clientapp
@@ -21,7 +23,7 @@ def main() -> None:
     def leave_packed(*_: object, **__: object) -> None:
         """What Flower would install is left as it came."""
 
-    def installed(*_: object, **__: object) -> "type[ClientApp] | object":
+    def installed(*_: object, **__: object) -> Callable[..., ClientApp]:
         return lambda *_: app
 
     # flwr 1.41 has no other seam; tests/deploy/test_worker.py holds on to both names.

@@ -7,6 +7,7 @@ same exit code and with everything that the process had started, and passes SIGT
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import psutil
 
 STOP_SECONDS = 15.0
 """From the polite signal to the other one."""
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LAST_LINES = 2.0
 """Seconds in which a process that has ended may still be heard."""
 CHILD_SUBREAPER = 36
@@ -76,7 +78,7 @@ def keep(command: list[str], *, pid_file: Path, log: Path, days: int, echo: bool
 
 def _pump(lines: IO[str] | None, handler: TimedRotatingFileHandler, echo: bool) -> None:
     for line in lines or ():
-        handler.emit(makeLogRecord({"msg": line.rstrip("\n")}))
+        handler.emit(makeLogRecord({"msg": COLOUR.sub("", line.rstrip("\n"))}))
         if echo:
             print(line, end="", flush=True)
 
