@@ -62,10 +62,12 @@ def open_workplace(
         partition: index into the network's site folders.
         settings: the site's settings file, which then names the folder; None in a simulation.
     """
-    policy = Egress(smallest=1)
+    policy, words = Egress(smallest=1), split_overrides(overrides)
     if settings is not None:
         folder, policy = settings_of(settings).data, settings_of(settings).egress
-    config = compose(split_overrides(overrides))
+        # A site has no run folder; what a resumed run began with stands in the other words.
+        words = [word for word in words if not word.startswith("resume=")]
+    config = compose(words)
     if folder is None:
         members = Network(locate(config.data, config.seed)).members(config.federation)
         if partition >= len(members):

@@ -14,7 +14,9 @@ from pathlib import Path
 from fedkim_core.errors import UserError
 
 log = logging.getLogger("fedkim")
-CARRIED = ("config.yaml", "checkpoints", "progress.jsonl")
+OVERRIDES = "overrides.json"
+"""What the sites of a federation on separate machines were told: they cannot read the folder."""
+CARRIED = ("config.yaml", "checkpoints", "progress.jsonl", OVERRIDES)
 """What a run that goes on in another folder takes along."""
 RUN_LOG = "run.log"
 LOCK = ".lock"
@@ -34,15 +36,17 @@ def resolve(output: str | None, *, now: datetime | None = None) -> Path:
 def check(folder: Path, *, minimum_free: int = MINIMUM_FREE) -> None:
     """Refuse a run folder that holds something, cannot be written or has no room.
 
-    Creates nothing. A lone ``run.log`` does not count: the runner opens it before the server
-    application starts, and both may ask.
+    Creates nothing. What the runner writes before the server application starts does not count, as
+    both may ask.
 
     Raises:
         UserError: says which folder, what is wrong and what to do.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output={folder}: is a file; give a new folder with output=...")
-    if folder.is_dir() and any(path.name not in (RUN_LOG, LOCK) for path in folder.iterdir()):
+    if folder.is_dir() and any(
+        path.name not in (RUN_LOG, LOCK, OVERRIDES) for path in folder.iterdir()
+    ):
         raise UserError(f"output={folder}: is not empty; give a new folder with output=...")
     _check_writable(folder, minimum_free)
 

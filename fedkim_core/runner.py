@@ -26,6 +26,7 @@ from fedkim_core.config import Config, compose
 from fedkim_core.deploy.remote import Federation
 from fedkim_core.deploy.settings import ServerSettings, load_settings
 from fedkim_core.errors import UserError
+from fedkim_core.files import write_whole
 from fedkim_core.paths import APP, CONF
 from fedkim_core.progress import PROGRESS, Progress, Tail
 from fedkim_core.superlink import RunFailure, RunStatus, SuperLink
@@ -105,6 +106,8 @@ def run(overrides: Sequence[str], *, console: Console, server: Path | None = Non
             run_folder.claim(target)
         folder = target
         travelling = [*overrides, *_absolute(config, folder, root)]
+        if federation:
+            travelling = _told(config, folder, travelling)
         if config.federation.replay:
             _replay(travelling)
         else:
@@ -135,6 +138,31 @@ def _federation(server: Path | None, config: Config) -> ServerSettings | None:
     if config.data.kind != "server" or config.federation.name != "federated":
         raise UserError("--server: needs data=server data.root=FOLDER, and federation=federated")
     return load_settings(server, ServerSettings)
+
+
+def _told(config: Config, folder: Path, overrides: Sequence[str]) -> list[str]:
+    """The overrides, for sites on other machines; kept in the run folder for a run that goes on.
+
+    They cannot read the settings of a resumed run, so they are told again what it began with.
+
+    Raises:
+        UserError: the run that is to go on was not begun on separate machines.
+    """
+    path = folder / run_folder.OVERRIDES
+    begun: list[str] = []
+    if config.resume:
+        source = Path(config.resume) / run_folder.OVERRIDES
+        try:
+            begun = json.loads(source.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{source}: cannot be read; was this run begun with --server?"
+            ) from error
+    # The last word on a setting counts.
+    told = {word.split("=")[0]: word for word in (*begun, *overrides)}
+    kept = [word for key, word in told.items() if key not in ("resume", "output")]
+    write_whole(path, json.dumps(kept, indent=1) + "\n")
+    return list(told.values())
 
 
 def _say(message: str, code: int, folder: Path | None, server: Path | None) -> int:

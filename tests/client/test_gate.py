@@ -183,6 +183,13 @@ def test_a_round_with_sites_that_have_settings(network: Path, tmp_path: Path) ->
     assert strategy.recorder.count_left_out(1) == {}
 
 
+def test_a_resumed_run_is_answered_without_its_folder(network: Path, tmp_path: Path) -> None:
+    """The folder is on the server; what the run began with is told again."""
+    grid = make_grid(overrides(network / "not-here", "resume=/on/another/machine"))
+    grid.contexts[NODE].node_config["site-settings"] = str(station(network, tmp_path))
+    assert not ask(grid, MessageType.TRAIN).has_error()
+
+
 def test_the_data_folder_is_only_read(
     network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,25 @@ def test_a_run_on_a_server_needs_the_server_s_own_sets(
     assert "data=server: holds no sites to simulate" in capsys.readouterr().err
 
 
+def test_sites_are_told_again_what_a_resumed_run_began_with(tmp_path: Path) -> None:
+    begun, copy = tmp_path / "begun", tmp_path / "copy"
+    for folder in (begun, copy):
+        folder.mkdir()
+    config = compose([])
+    words = ["seed=3", "strategy=fedprox", "rounds=2", f"output={begun}"]
+    assert runner._told(config, begun, words) == words
+    resumed = config.model_copy(update={"resume": str(begun)})
+    places = [f"resume={begun}", f"output={copy}"]
+    again = runner._told(resumed, copy, [*places, "rounds=4"])
+    assert again == ["seed=3", "strategy=fedprox", "rounds=4", *places]
+    # And once more, from the copy.
+    resumed_copy = resumed.model_copy(update={"resume": str(copy)})
+    assert runner._told(resumed_copy, copy, []) == ["seed=3", "strategy=fedprox", "rounds=4"]
+    (begun / "overrides.json").unlink()
+    with pytest.raises(UserError, match="was this run begun with --server"):
+        runner._told(resumed, copy, [])
+
+
 def test_the_server_s_sets_are_enough(network: Path, tmp_path: Path) -> None:
     sets = tmp_path / "sets"
     for name in networks.SERVER_SETS:

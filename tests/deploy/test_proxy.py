@@ -202,6 +202,9 @@ def test_a_real_site_connects_with_its_certificate_only(tmp_path: Path) -> None:
             node.start()
             assert [(s["name"], s["status"]) for s in server.sites(places)] == [("north", "online")]
             assert node.stop()
+        up.stop()
+        up.start()  # registrations outlive it
+        assert [s["name"] for s in server.sites(places)] == ["north"]
     finally:
         assert up.stop()
 
