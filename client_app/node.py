@@ -16,17 +16,17 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 def certified(certificate: str, key: str) -> type[FleetHttpClient]:
     """A Fleet client that shows a certificate."""
 
-    class CertifiedClient(FleetHttpClient):  # type: ignore[misc]  # Flower ships no types for it
+    class CertifiedClient(FleetHttpClient):
         @classmethod
         def from_server_address(
             cls,
             server_address: str,
             insecure: bool,
-            root_certificates: bytes | None,
+            root_certificates: bytes | str | None,
             interceptors: Any,
             **more: Any,
         ) -> Any:
-            if insecure or root_certificates is None:
+            if insecure or not isinstance(root_certificates, bytes):
                 raise ValueError("a certificate is shown to a server that is verified only")
             context = ssl.create_default_context(cadata=root_certificates.decode("ascii"))
             context.load_cert_chain(certificate, key)

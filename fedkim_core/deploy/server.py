@@ -115,10 +115,10 @@ def register(settings: ServerSettings, public: Path, name: str, certificate: Pat
         RunFailure: the server does not answer.
     """
     certificates.read_public(public)
-    answer = _flwr(settings, "register", str(public.absolute()), CONNECTION, "--name", name)
-    if certificate is not None:
+    if certificate is not None:  # first: a file that cannot be written leaves no half of a site
         authority = settings.ca, settings.ca_key
         certificates.make_site_certificate(certificate, public, authority, name)
+    answer = _flwr(settings, "register", str(public.absolute()), CONNECTION, "--name", name)
     node = str(answer["node-id"])
     names = _names(settings) | {node: name}
     write_whole(settings.state / NAMES, json.dumps(names, indent=1) + "\n")

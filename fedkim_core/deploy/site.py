@@ -68,7 +68,9 @@ def init(folder: Path, data: Path, address: str, port: int) -> SiteSettings:
 def shown(settings: SiteSettings) -> tuple[Path, Path] | None:
     """Certificate and key that the site shows to a proxy."""
     certificate = settings.server.certificate
-    return certificate and (certificate, settings.key.with_suffix(certificates.PEM))
+    if certificate is None:
+        return None
+    return certificate, settings.key.with_suffix(certificates.PEM)
 
 
 def faults(settings: SiteSettings, *, quick: bool, offline: bool) -> Iterator[str]:
@@ -83,11 +85,10 @@ def faults(settings: SiteSettings, *, quick: bool, offline: bool) -> Iterator[st
 
     key_faults = certificates.faults_of_key(settings.key)
     certificate_faults = certificates.faults_of_certificate(settings.server.ca)
-    if shown(settings) is not None and not certificate_faults:
+    if settings.server.certificate is not None and not certificate_faults:
+        public = settings.key.with_suffix(".pub")
         certificate_faults = certificates.faults_of_certificate(
-            settings.server.certificate or Path(),
-            settings.server.ca,
-            settings.key.with_suffix(".pub"),
+            settings.server.certificate, settings.server.ca, public
         )
     yield from key_faults
     yield from certificate_faults

@@ -95,7 +95,7 @@ def test_every_command_of_the_document_exists() -> None:
 @pytest.mark.e2e
 def test_the_rehearsal(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    prepare, hospitals, letting_in, starting, running, ending = rehearsal()
+    prepare, hospitals, letting_in, starting, running, going_on, ending = rehearsal()
     try:
         for block in (prepare, hospitals, STRANGER, letting_in, starting):
             said = machine.run(block)
@@ -123,6 +123,9 @@ def test_the_rehearsal(tmp_path: Path) -> None:
         # The bundle that the server sent was never unpacked at a site, the server's own was.
         assert not list((tmp_path / "harbour" / "state" / "home").glob("apps/*"))
         assert list((tmp_path / "federation" / "state" / "home").glob("apps/*"))
+        machine.run(going_on)
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["rounds"], summary["left_out"]) == (2, [])
         machine.run(SHUT_OUT)
         assert "newest" in machine.run(ending)
         assert machine.left() == []
