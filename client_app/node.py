@@ -13,6 +13,10 @@ from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 
+CLIENT = "FleetHttpClient"
+"""The name under which Flower makes its connection (1.41 has no other seam)."""
+
+
 def certified(certificate: str, key: str) -> type[FleetHttpClient]:
     """A Fleet client that shows a certificate."""
 
@@ -40,7 +44,7 @@ def certified(certificate: str, key: str) -> type[FleetHttpClient]:
 def main() -> None:
     certificate, key = sys.argv[1:3]
     del sys.argv[1:3]
-    fleet_http_connection.FleetHttpClient = certified(certificate, key)
+    setattr(fleet_http_connection, CLIENT, certified(certificate, key))
     flower_supernode()
 
 

@@ -17,18 +17,28 @@ from flwr.supernode.runtime import run_clientapp
 from client_app.app import app
 
 
+def leave_packed(*_: object, **__: object) -> None:
+    """What Flower would install is left as it came."""
+
+
+def installed(*_: object, **__: object) -> Callable[..., ClientApp]:
+    """What Flower would load from the bundle is the application that is here."""
+    return lambda *_: app
+
+
+INSTEAD = {"install_from_fab": leave_packed, "get_load_client_app_fn": installed}
+"""By the name under which Flower calls it (1.41 has no other seam)."""
+
+
 def main() -> None:
-    """Answer one message, as ``flwr-clientapp`` does."""
+    """Answer one message, as ``flwr-clientapp`` does.
 
-    def leave_packed(*_: object, **__: object) -> None:
-        """What Flower would install is left as it came."""
-
-    def installed(*_: object, **__: object) -> Callable[..., ClientApp]:
-        return lambda *_: app
-
-    # flwr 1.41 has no other seam; tests/deploy/test_worker.py holds on to both names.
-    run_clientapp.install_from_fab = leave_packed
-    run_clientapp.get_load_client_app_fn = installed
+    Raises:
+        AttributeError: this Flower calls other names, and would run the server's code.
+    """
+    for name, own in INSTEAD.items():
+        getattr(run_clientapp, name)
+        setattr(run_clientapp, name, own)
     flwr_clientapp()
 
 

@@ -106,6 +106,20 @@ def server_register(
         typer.echo(f"{certificate}: give this file to {name}")
 
 
+@server_app.command("certify")
+def server_certify(
+    folder: Folder,
+    public: Annotated[Path, typer.Argument(help="The hospital's site.pub.")],
+    name: Annotated[str, typer.Option(help="By which you know the site.")],
+    certificate: Annotated[Path, typer.Option(help="Write the site's certificate here.")],
+) -> None:
+    """Issue the certificate of a site that is registered already, once more."""
+    from fedkim_core.deploy import server
+
+    server.certify(_server(folder), public, name, certificate)
+    typer.echo(f"{certificate}: give this file to {name}")
+
+
 @server_app.command("unregister")
 def server_unregister(
     folder: Folder, node: Annotated[str, typer.Argument(help="As `status` shows it.")]

@@ -111,18 +111,27 @@ def register(settings: ServerSettings, public: Path, name: str, certificate: Pat
         certificate: where to write what the CA says of the key.
 
     Raises:
-        UserError: it is not a key, or is registered already.
-        RunFailure: the server does not answer.
+        UserError: it is not a key, or the certificate cannot be written.
+        RunFailure: the key is registered already, or the server does not answer.
     """
     certificates.read_public(public)
     if certificate is not None:  # first: a file that cannot be written leaves no half of a site
-        authority = settings.ca, settings.ca_key
-        certificates.make_site_certificate(certificate, public, authority, name)
+        certify(settings, public, name, certificate)
     answer = _flwr(settings, "register", str(public.absolute()), CONNECTION, "--name", name)
     node = str(answer["node-id"])
     names = _names(settings) | {node: name}
     write_whole(settings.state / NAMES, json.dumps(names, indent=1) + "\n")
     return node
+
+
+def certify(settings: ServerSettings, public: Path, name: str, certificate: Path) -> None:
+    """Write what the CA says of a site's public key; the proxy asks the site for it.
+
+    Raises:
+        UserError: it is not a key, or the certificate cannot be written.
+    """
+    authority = settings.ca, settings.ca_key
+    certificates.make_site_certificate(certificate, public, authority, name)
 
 
 def unregister(settings: ServerSettings, node: str) -> None:

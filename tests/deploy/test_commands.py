@@ -92,6 +92,21 @@ def test_every_fault_of_a_site_at_once(station: Path, federation: Path, tmp_path
         assert said in done.output
 
 
+def test_certificates_are_issued_again(federation: Path, station: Path) -> None:
+    before = (federation / "server.crt").read_bytes()
+    assert fedkim("server", "renew", federation).exit_code == 0
+    assert (federation / "server.crt").read_bytes() != before
+    out = station / "site.crt"
+    for _ in range(2):
+        done = fedkim(
+            *("server", "certify", federation, station / "site.pub"),
+            *("--name", "north", "--certificate", out),
+        )
+        assert done.exit_code == 0, done.output
+    public = station / "site.pub"
+    assert certificates.faults_of_certificate(out, federation / "ca.crt", public) == []
+
+
 def test_status_tells_the_truth(federation: Path, station: Path) -> None:
     done = fedkim("server", "status", federation)
     assert done.exit_code == 1

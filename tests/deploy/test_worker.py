@@ -15,22 +15,20 @@ from fedkim_core.deploy import certificates, site
 
 
 def test_flower_asks_for_the_installed_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both names are Flower's own; a version that has others must not pass unseen."""
-    unpack, load = run_clientapp.install_from_fab, run_clientapp.get_load_client_app_fn
-    used = run_clientapp.run_clientapp.__code__.co_names
-    assert {"install_from_fab", "get_load_client_app_fn"} <= set(used)
+    """The names are Flower's own; a version that has others must not pass unseen."""
+    assert set(worker.INSTEAD) <= set(run_clientapp.run_clientapp.__code__.co_names)
+    for name in worker.INSTEAD:  # to be put back
+        monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))
     called = []
     monkeypatch.setattr(worker, "flwr_clientapp", lambda: called.append(True))
-    try:
+    worker.main()
+    assert called
+    assert run_clientapp.install_from_fab(b"not a bundle", skip_prompt=True) is None
+    given = run_clientapp.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
+    assert given("evil/app", "6.6.6", "0" * 64) is app
+    monkeypatch.delattr(run_clientapp, "install_from_fab")
+    with pytest.raises(AttributeError):
         worker.main()
-        assert called
-        assert run_clientapp.install_from_fab(b"not a bundle", skip_prompt=True) is None
-        given = run_clientapp.get_load_client_app_fn(
-            default_app_ref="", app_path=None, multi_app=True
-        )
-        assert given("evil/app", "6.6.6", "0" * 64) is app
-    finally:
-        run_clientapp.install_from_fab, run_clientapp.get_load_client_app_fn = unpack, load
 
 
 def test_a_node_shows_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
