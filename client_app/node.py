@@ -12,7 +12,6 @@ from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
-
 CLIENT = "FleetHttpClient"
 """The name under which Flower makes its connection (1.41 has no other seam)."""
 
