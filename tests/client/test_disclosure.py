@@ -1,16 +1,21 @@
 """The site's own policy: no number that leaves stands on a few patients."""
 
+import math
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client_app import disclosure
+from fedkim_core.config import compose
 from fedkim_core.data.examples import Example
 from fedkim_core.deploy.settings import Egress
 from fedkim_core.exchange import KnowledgeUpdate, SiteProfile
 from fedkim_core.tasks import load_tasks
 from server_app.claims import check_claims
 
+STRATEGY = compose([]).strategy
 CARDS = {name: card for name, card in load_tasks().items() if card.role == "train"}
 MODALITIES = sorted({m for card in CARDS.values() for m in card.encoded})
 
@@ -43,11 +48,13 @@ def told(examples: list[Example], policy: Egress) -> tuple[SiteProfile, Knowledg
     used |= {f"encoder.{m}": sum(m in e.features for e in examples) for m in present}
     arrays = {module: {"w": torch.zeros(2)} for module in used}
     metrics = {f"loss.{t}": 0.5 for t in by_task} | {f"examples.{t}": n for t, n in by_task.items()}
+    batches = STRATEGY.local_epochs * math.ceil(len(examples) / STRATEGY.batch_size)
+    steps = dict.fromkeys(used, batches)  # as many as there can be
     profile = SiteProfile("site", by_task, tuple(sorted(present)))
-    update = KnowledgeUpdate("site", arrays, used, metrics)
+    update = KnowledgeUpdate("site", arrays, used, steps, metrics, dict(arrays))
     return (
         disclosure.limit_profile(profile, examples, policy),
-        disclosure.limit_update(update, examples, policy, CARDS),
+        disclosure.limit_update(update, examples, policy, STRATEGY, CARDS),
     )
 
 
@@ -74,7 +81,8 @@ def test_no_small_cell_leaves(everyone: list[Example], smallest: int) -> None:
     for module, count in update.examples.items():
         assert standing_on(module, examples) >= smallest
         assert count >= smallest
-    assert update.arrays.keys() == update.examples.keys()
+    for named in (update.arrays, update.steps, update.variates or {}):
+        assert named.keys() == update.examples.keys()
     counts = [*profile.examples.values(), *update.examples.values()]
     counts += [int(v) for k, v in update.metrics.items() if k.startswith("examples.")]
     # So are sums and differences, whatever is subtracted from what.
@@ -86,7 +94,7 @@ def test_the_server_believes_rounded_counts(everyone: list[Example]) -> None:
     policy = Egress()
     profile, update = told(disclosure.admitted(everyone, policy), policy)
     if update.arrays:
-        check_claims(update, profile, CARDS)
+        check_claims(replace(update, variates=None), profile, STRATEGY, CARDS)
 
 
 @given(patients())
@@ -95,6 +103,8 @@ def test_a_policy_of_one_changes_nothing(everyone: list[Example]) -> None:
     policy = Egress(smallest=1)
     assert disclosure.admitted(everyone, policy) == everyone
     _, update = told(everyone, policy)
+    batches = STRATEGY.local_epochs * math.ceil(len(everyone) / STRATEGY.batch_size)
+    assert set(update.steps.values()) <= {batches}
     assert update.examples == {
         module: count
         for module, count in (

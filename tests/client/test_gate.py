@@ -73,11 +73,11 @@ def test_every_message_has_its_line(network: Path, tmp_path: Path) -> None:
     assert (went["direction"], went["kind"], went["run"]) == ("sent", "train", 1)
     assert went["sha256"] == gate.content_digest(reply.content)
     assert went["bytes"] == gate.content_bytes(reply.content) > exchange.array_bytes(reply.content)
-    shapes = {
-        f"{m}/{k}": list(v.shape) for m, group in update.arrays.items() for k, v in group.items()
-    }
-    assert went["arrays"] == shapes
+    parts = reply.content.array_records[exchange.ARRAYS]
+    assert went["arrays"] == {name: list(array.shape) for name, array in parts.items()}
+    assert {name.partition("/")[0] for name in went["arrays"]} == set(update.arrays)
     assert went["values"]["examples"] == update.examples
+    assert went["values"]["steps"] == update.steps
     assert went["values"]["metrics"] == update.metrics
     assert verify(tmp_path / "logs" / "audit").faults == []
 
