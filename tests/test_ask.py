@@ -153,6 +153,8 @@ def test_answers_of_the_injected_model_are_read(tmp_path: Path) -> None:
         "example_id": ["1", "1", "2", "1"],
         "patient_id": ["p"] * 4,
         "site": [None] * 4,
+        "sex": [None] * 4,
+        "age_band": [None] * 4,
         "column": ["before", "injected", "injected", "injected"],
         "label": [1, 1, 0, None],
         "logit": [9.0, 0.5, float("nan"), None],
