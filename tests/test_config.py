@@ -67,7 +67,10 @@ WRONG = {
     "strategy.quorum=0": ("strategy.quorum=0", "greater than 0"),
     "strategy.quorum=1.5": ("strategy.quorum=1.5", "less than or equal to 1"),
     "strategy.norm_bound=0": ("strategy.norm_bound=0", "greater than 0"),
-    "strategy.aggregation=mean": ("strategy.aggregation.name=mean", "one of geometric_median, krum, median"),
+    "strategy.aggregation=mean": (
+        "strategy.aggregation.name=mean",
+        "one of geometric_median, krum, median",
+    ),
     "strategy.aggregation=trimmed_mean": ("strategy.aggregation.share", "trimmed_mean needs it"),
     "strategy=krum strategy.aggregation.selected=0": ("strategy.aggregation.selected=0", "1"),
     "strategy=krum strategy.aggregation.name=median": ("selected=1", "median has no such setting"),
