@@ -39,8 +39,8 @@ SILENCES = 3
 """Questions in a row that may go unanswered."""
 END_SECONDS = 120.0
 """From the application's last event to the end of its processes."""
-LONGEST_TEMPORARY = 30
-"""Ray puts sockets below our folder, and a socket's path has at most 107 characters."""
+LONGEST_TEMPORARY = 12
+"""Ray puts sockets below our folder: 95 characters more, of the 107 that their path may have."""
 
 
 @contextmanager

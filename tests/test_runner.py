@@ -127,6 +127,18 @@ def launch(mini: Path, folder: Path, mode: str, *more: str) -> str:
     return shown.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "used"), [("/var/tmp", "/var/tmp"), ("/home/a/long/tmp", "/tmp")]
+)
+def test_rays_sockets_fit_below_the_temporary_folder(
+    chosen: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", chosen)
+    assert runner._temporary_folder() == used
+    sockets = "fedkim-12345678/flower/ray/ray/session_2026-01-31_20-15-00_123456_4194304/sockets"
+    assert len(f"{used}/{sockets}/plasma_store") <= 107
+
+
 def scratch_folders() -> set[Path]:
     return set(Path(runner._temporary_folder()).glob("fedkim-*"))
 
