@@ -15,6 +15,7 @@ leaves a plain PEFT adapter that needs no gate.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from typing import cast
 
 import torch
@@ -111,6 +112,8 @@ class Experts:
             reason = str(error).splitlines()[0]
             raise UserError(f"injector.targets={targets}: {reason}") from error
         self._scale: Tensor | None = None
+        self._asked = RLock()
+        """The hooks read one gate: who asks from another thread waits."""
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         for layer in self._layers:
             layer.lora_A[ADAPTER].register_forward_hook(self._gate_hook)
@@ -133,16 +136,17 @@ class Experts:
         ``[B, P]`` by row of a batch, or ``[B, n, P]`` by token.
         """
         scale = alpha.repeat_interleave(self.rank, -1)
-        self._scale = scale if alpha.dim() == 3 else scale[:, None]
-        try:
-            yield
-        finally:
-            self._scale = None
+        with self._asked:
+            self._scale = scale if alpha.dim() == 3 else scale[:, None]
+            try:
+                yield
+            finally:
+                self._scale = None
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within this context the model is the frozen foundation model alone."""
-        with self.model.disable_adapter():
+        with self._asked, self.model.disable_adapter():
             yield
 
     def state(self) -> dict[str, Tensor]:

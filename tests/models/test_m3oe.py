@@ -1,6 +1,7 @@
 """M3OE against a written-out sum over experts, stock PEFT, and its folded form."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -133,6 +134,21 @@ def test_rows_are_gated_apart() -> None:
         with torch.no_grad(), made.gated(only[i : i + 1]):
             torch.testing.assert_close(layer(x[i : i + 1])[0], both[i])
     assert not torch.allclose(both[0], both[1])
+
+
+def test_who_asks_from_another_thread_waits() -> None:
+    made = make(2, 2)
+    x, layer = torch.randn(1, 4, 32).double(), made._layers[0]
+    gates = torch.eye(2).double()[:, None]
+
+    def ask(gate: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), made.gated(gate):
+            return torch.as_tensor(layer(x))
+
+    alone = [ask(gate) for gate in gates]
+    with ThreadPoolExecutor(4) as pool:
+        for i, found in enumerate(pool.map(ask, gates.repeat(50, 1, 1))):
+            torch.testing.assert_close(found, alone[i % 2])
 
 
 def test_outside_gated_is_refused() -> None:
