@@ -12,11 +12,12 @@ import pkgutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from fedkim_core import codecs, exchange
-from fedkim_core.codecs import Codec, choose
+from fedkim_core.codecs import Codec, Parts, choose
 from fedkim_core.config import Chosen, compose
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
@@ -30,6 +31,14 @@ def milliseconds(work: Callable[[], object]) -> float:
         work()
         times.append(time.process_time() - began)
     return 1000 * min(times)
+
+
+def encode_all(codec: Codec, vectors: list[torch.Tensor]) -> list[Parts]:
+    return [codec.encode(vector) for vector in vectors]
+
+
+def decode_all(codec: Codec, parts: list[Parts], vectors: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [codec.decode(p, len(v)) for p, v in zip(parts, vectors, strict=True)]
 
 
 def through(codec: Codec, vector: torch.Tensor) -> torch.Tensor:
@@ -69,13 +78,9 @@ def main(words: list[str]) -> None:
         codec = choose(Chosen(name=name))
         size = exchange.array_bytes(exchange.encode_update(update, contract, codec, sent))
         whole = whole or size
-        parts = [codec.encode(v) for v in changes]
-        encode = milliseconds(lambda codec=codec: [codec.encode(v) for v in changes])  # type: ignore[misc]
-        decode = milliseconds(
-            lambda codec=codec, parts=parts: [  # type: ignore[misc]
-                codec.decode(p, len(v)) for p, v in zip(parts, changes, strict=True)
-            ]
-        )
+        parts = encode_all(codec, changes)
+        encode = milliseconds(partial(encode_all, codec, changes))
+        decode = milliseconds(partial(decode_all, codec, parts, changes))
         print(
             f"{name:5} {size:>9,}   {size / whole:.3f}       {error(codec, changes):.2e} "
             f"{error(codec, weights):.2e}     {encode:6.2f}     {decode:6.2f}"

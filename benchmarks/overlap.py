@@ -40,6 +40,8 @@ class WaitingGrid(Grid):
         """When each site has answered all that it was asked."""
         self.replies: dict[str, tuple[float, Message]] = {}
 
+    # The strategy pushes and pulls; the rest of a grid's interface it never calls.
+
     def set_run(self, run: object) -> None: ...
 
     @property

@@ -39,34 +39,35 @@ class CellRun(_Part):
     """Another cell's federation was used again: its seconds stand there."""
 
 
-class Score(Estimate):
-    """The lead metric of a row; ``low`` and ``high`` are means of the bounds of single runs."""
-
-    row: str
-    role: Role
-    task: str
-    """Or :data:`MEAN`, which has no interval."""
-    metric: str
-    each: dict[int, float]
-    """By seed."""
-    sd_seeds: float | None = None
-
-
-class Compared(Difference):
-    """AUROC of a row minus that of the row that all are compared with, on the same patients.
-
-    The interval and p are about patients; ``each`` and ``sd_seeds`` are about seeds.
-    """
+class _OverSeeds(_Part):
+    """What a row did at a task, seed by seed."""
 
     row: str
     role: Role
     task: str
     """Or :data:`MEAN`."""
-    tasks: Count
-    """How many tasks it is the mean of."""
     each: dict[int, float]
     """By seed."""
     sd_seeds: float | None = None
+
+
+class Score(Estimate, _OverSeeds):
+    """The lead metric of a row; ``low`` and ``high`` are means of the bounds of single runs.
+
+    A mean over tasks has no interval.
+    """
+
+    metric: str
+
+
+class Compared(Difference, _OverSeeds):
+    """AUROC of a row minus that of the row that all are compared with, on the same patients.
+
+    The interval and p are about patients; ``each`` and ``sd_seeds`` are about seeds.
+    """
+
+    tasks: Count
+    """How many tasks it is the mean of."""
     n: Count
     """Questions that both answered, over all tasks and seeds."""
 
