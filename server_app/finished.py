@@ -11,8 +11,9 @@ from fedkim_core.errors import UserError
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
 from server_app import checkpoint, summary
+from server_app.columns import ask_all, entries
 from server_app.evaluation import ask
-from server_app.run import ask_all, build_model, entries, load_set
+from server_app.loading import build_model, load_set
 
 
 def load_model(folder: Path, dtype: str | None = None) -> tuple[Config, InjectedModel]:

@@ -4,9 +4,8 @@ A round is a function of the state before it and of seeds by name, so a run that
 checkpoint gives, to the bit, what it would have given without the interruption.
 """
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +15,25 @@ from flwr.serverapp import Grid
 from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
-from fedkim_core.answers import Answers, Columns
+from fedkim_core.answers import Answers
 from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
-from fedkim_core.data.network import SERVER_SETS, Network, locate, prepare
-from fedkim_core.data.site import Site, load_examples
+from fedkim_core.data.network import SERVER_SETS, prepare
 from fedkim_core.errors import UserError
-from fedkim_core.evidence import task_entries
 from fedkim_core.exchange import Arrays, Contract
 from fedkim_core.metrics import Scores
-from fedkim_core.models.extractor import KnowledgeExtractor
-from fedkim_core.models.footprint import check_memory
-from fedkim_core.models.foundation import load_foundation
-from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
-from fedkim_core.seeds import seeded
 from server_app import checkpoint, replay, summary
-from server_app.controls import ask_controls
+from server_app.columns import ask_all, ask_injected, entries
 from server_app.evaluation import ask, ask_heads, given, points, recall, score
 from server_app.injection import Injector
+from server_app.loading import build_model, identity, load_set, read_set
 from server_app.recorder import Recorder
 from server_app.replay import Replay
 from server_app.strategy import KnowledgeStrategy
 from server_app.tuning import few_examples, tune_extractor
 
 log = logging.getLogger("fedkim")
-
-
-def build_model(config: Config) -> InjectedModel:
-    """Extractor, foundation model, connectors, gate and experts, initialised from the seed."""
-    check_memory(config)
-    foundation = load_foundation(config.foundation)
-    with seeded(config.seed, "extractor"):
-        extractor = KnowledgeExtractor(config, config.cards())
-    with seeded(config.seed, "injector"):
-        return InjectedModel(extractor, foundation, config.injector, config.cards())
-
-
-def load_set(config: Config, name: str) -> tuple[list[Example], bool]:
-    """Examples of ``public``, ``validation`` or ``test``, and whether they are synthetic.
-
-    The network must have been prepared. Of the public set only the trained tasks.
-    """
-    examples, folder, synthetic = _read_set(config, name)
-    if name == "public":
-        examples = [e for e in examples if config.cards()[e.task].role == "train"]
-    if not examples:
-        raise UserError(f"{folder}: the {name} set has no example of this run's tasks")
-    return examples, synthetic
-
-
-def _read_set(config: Config, name: str) -> tuple[list[Example], Path, bool]:
-    folder = Network(locate(config.data, config.seed)).server_set(name)
-    site = Site.open(folder)
-    split = "train" if name == "public" else name
-    examples = load_examples(
-        site, split=split, cards=config.cards(), image_size=config.data.image_size
-    )
-    return examples, folder, site.card.synthetic
 
 
 class Run:
@@ -172,7 +132,7 @@ class Run:
                     "rounds": self.config.rounds,
                     "best": self.best,
                     "before": given(self.before),
-                    "sets": {name: _identity(examples) for name, examples in self.sets.items()},
+                    "sets": {name: identity(examples) for name, examples in self.sets.items()},
                     "code": self.strategy.code,
                     "run": self.strategy.run,
                     "history": self.recorder.history(),
@@ -187,7 +147,7 @@ class Run:
         """
         state = checkpoint.read_state(begun)
         for name, examples in self.sets.items():
-            if state["sets"][name] != _identity(examples):
+            if state["sets"][name] != identity(examples):
                 raise UserError(
                     f"data: the {name} set is not the one that this run began with; "
                     "give it back its data, or start a new run"
@@ -245,7 +205,7 @@ class Run:
 
     def _few_examples(self) -> list[Example]:
         """Of every unseen task, as ``injector.few_shot`` says."""
-        public, _, _ = _read_set(self.config, "public")
+        public, _, _ = read_set(self.config, "public")
         unseen = [name for name, card in self.config.cards().items() if card.role == "unseen"]
         count = self.config.injector.few_shot
         # Nothing else uses the unseen tasks of the validation set.
@@ -332,14 +292,6 @@ class Run:
         return score(answers, self.model.cards, bootstrap=bootstrap, seed=self.config.seed)
 
 
-def _identity(examples: Sequence[Example]) -> str:
-    """A digest by which a set is known again."""
-    digest = hashlib.sha256()
-    for e in examples:
-        digest.update(repr((e.example_id, e.patient_id, e.task, e.question, e.answer)).encode())
-    return digest.hexdigest()
-
-
 def execute(overrides: list[str], grid: Grid) -> Path:
     """Compose, run and report; every failure is an ``end`` event before it is raised."""
     config = configuration.compose(overrides)
@@ -387,50 +339,3 @@ def _tell_end(recorder: Recorder, error: Exception) -> None:
         recorder.event("end", ok=False, user=user, message=" ".join(message.split()))
     except UserError as why:  # a full disk or a folder that is gone; the first error is raised
         log.error("%s", why)
-
-
-def ask_injected(
-    config: Config, model: InjectedModel, examples: Sequence[Example]
-) -> dict[str, Answers]:
-    """The injected model's answers; none when nothing is injected."""
-    return ask(model, examples, config.evaluation) if config.injector.enabled else {}
-
-
-def ask_all(
-    config: Config,
-    model: InjectedModel,
-    examples: Sequence[Example],
-    *,
-    before: Mapping[str, Answers],
-    federated: Arrays,
-    controls: bool,
-) -> dict[str, Mapping[str, Answers]]:
-    """Every column of ``answers.parquet``.
-
-    Args:
-        before: what the foundation model alone said.
-        federated: the extractor as aggregated, before injection.
-        controls: whether to ask with one thing spoilt as well.
-    """
-    size = config.evaluation.batch_size
-    answers = {"before": before, "injected": ask_injected(config, model, examples)}
-    if config.injector.train_encoders:
-        answers["extractor_after"] = ask_heads(model.extractor, examples, size)
-    injected_arrays = model.extractor.arrays()
-    model.extractor.load_arrays(federated)
-    answers["extractor"] = ask_heads(model.extractor, examples, size)
-    model.extractor.load_arrays(injected_arrays)
-    if controls and config.injector.enabled:
-        answers |= ask_controls(model, examples, config.evaluation, config.seed)
-    return answers
-
-
-def entries(config: Config, answers: Columns, *, synthetic: bool) -> dict[str, Any]:
-    """The ``tasks`` part of the summary."""
-    return task_entries(
-        answers,
-        config.cards(),
-        bootstrap=config.evaluation.bootstrap,
-        seed=config.seed,
-        synthetic=synthetic,
-    )
