@@ -18,9 +18,10 @@ import torch
 
 from fedkim_core import codecs, exchange
 from fedkim_core.codecs import Codec, Parts, choose
-from fedkim_core.config import Chosen, compose
+from fedkim_core.config import compose
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
+from fedkim_core.settings import Chosen
 from fedkim_core.vectors import flatten
 
 

@@ -18,10 +18,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedkim_core import exchange
-from fedkim_core.config import Config, compose
+from fedkim_core.config import compose
 from fedkim_core.exchange import Arrays, Contract, KnowledgeUpdate, SiteProfile
 from fedkim_core.guard import code_digest
 from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.settings import Config
 from server_app.recorder import Recorder
 from server_app.strategy import KnowledgeStrategy
 

@@ -21,7 +21,7 @@ from client_app.privacy import protect
 from client_app.variates import Variates
 from fedkim_core import corrections, exchange, guard
 from fedkim_core.codecs import choose
-from fedkim_core.config import Config, compose, split_overrides
+from fedkim_core.config import compose, split_overrides
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network, locate
 from fedkim_core.data.site import Site, load_examples
@@ -30,6 +30,7 @@ from fedkim_core.errors import UserError
 from fedkim_core.exchange import Contract, KnowledgeUpdate, SiteProfile
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
+from fedkim_core.settings import Config
 
 guard.check_origin(__file__)
 app = ClientApp(mods=[gate])

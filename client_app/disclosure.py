@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import Example
 from fedkim_core.deploy.settings import Egress
 from fedkim_core.exchange import KnowledgeUpdate, SiteProfile
+from fedkim_core.settings import StrategyConfig
 from fedkim_core.tasks import TaskCard
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedkim_core.config import PrivacyConfig
 from fedkim_core.exchange import Arrays
+from fedkim_core.settings import PrivacyConfig
 
 
 def protect(

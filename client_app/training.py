@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import YES, Batch, Example, batches
 from fedkim_core.exchange import Arrays
 from fedkim_core.local_optimisers import local_optimiser
 from fedkim_core.metrics import auroc
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
+from fedkim_core.settings import StrategyConfig
 
 MOST_CLASS_WEIGHT = 10.0
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fedkim_core.answers import ANSWERS, read_frame
-from fedkim_core.config import Config
 from fedkim_core.data.examples import NO, YES, Example, collate
 from fedkim_core.errors import UserError
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report.schema import Summary
+from fedkim_core.settings import Config
 
 NOTE_LIMIT = 2000
 """Characters of a question or note: a prompt must stay within what the model was trained for."""

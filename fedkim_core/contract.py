@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedkim_core.config import Chosen
 from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.settings import Chosen
 from fedkim_core.vectors import size_of
 
 Arrays = dict[str, dict[str, Tensor]]

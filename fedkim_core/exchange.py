@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fedkim_core.codecs import Codec, Part, choose, downward
 from fedkim_core.codecs.fp32 import Fp32
-from fedkim_core.config import Chosen
 from fedkim_core.contract import (
     Arrays,
     Contract,
@@ -27,6 +26,7 @@ from fedkim_core.contract import (
     SiteProfile,
 )
 from fedkim_core.packing import layout, pack, unpack
+from fedkim_core.settings import Chosen
 
 __all__ = [
     "Arrays",

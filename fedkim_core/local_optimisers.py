@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch.nn import Parameter
 
-from fedkim_core.config import StrategyConfig
+from fedkim_core.settings import StrategyConfig
 
 
 def local_optimiser(

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from fedkim_core.config import Chosen
 from fedkim_core.errors import UserError
+from fedkim_core.settings import Chosen
 
 _NONE = inspect.Parameter.empty
 

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedkim_core import config as configuration
-from fedkim_core.config import Config
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
+from fedkim_core.settings import Config
 
 FREE = {"output", "resume", "tracking"}
 """Keys that a resumed run may have otherwise, besides ``rounds`` raised."""

@@ -22,13 +22,14 @@ from pathlib import Path
 from rich.console import Console
 
 from fedkim_core import run_folder
-from fedkim_core.config import Config, compose
+from fedkim_core.config import compose
 from fedkim_core.deploy.remote import Federation
 from fedkim_core.deploy.settings import ServerSettings, load_settings
 from fedkim_core.errors import UserError
 from fedkim_core.files import write_whole
 from fedkim_core.paths import APP, CONF
 from fedkim_core.progress import PROGRESS, Progress, Tail
+from fedkim_core.settings import Config
 from fedkim_core.superlink import RunFailure, RunStatus, SuperLink
 from fedkim_core.view import PrepareView, view_for
 

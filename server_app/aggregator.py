@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fedkim_core import corrections
 from fedkim_core.aggregation import combiner, weighted_mean
-from fedkim_core.config import Config
 from fedkim_core.exchange import Arrays, Contract, SiteProfile
 from fedkim_core.server_optimisers import stepper
+from fedkim_core.settings import Config
 from fedkim_core.vectors import flatten, unflatten
 from server_app.claims import most_examples
 from server_app.recorder import Recorder

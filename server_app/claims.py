@@ -8,8 +8,8 @@ from flwr.app import Message
 from fedkim_core import exchange
 from fedkim_core.aggregation.weighted_mean import LARGEST
 from fedkim_core.codecs import choose
-from fedkim_core.config import StrategyConfig
 from fedkim_core.exchange import Arrays, Contract, ExchangeError, KnowledgeUpdate, SiteProfile
+from fedkim_core.settings import StrategyConfig
 from fedkim_core.tasks import TaskCard
 from server_app.mail import Absence
 

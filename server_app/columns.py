@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedkim_core.answers import Answers, Columns
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.evidence import task_entries
 from fedkim_core.exchange import Arrays
 from fedkim_core.models.injected import InjectedModel
+from fedkim_core.settings import Config
 from server_app.controls import ask_controls
 from server_app.evaluation import ask, ask_heads
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fedkim_core.answers import Answers
-from fedkim_core.config import EvaluationConfig
 from fedkim_core.data.examples import Batch, Example
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.prior import SHUFFLED
 from fedkim_core.seeds import derive
+from fedkim_core.settings import EvaluationConfig
 from server_app.evaluation import ask, unanswered
 
 BLANKED, OTHER_DESCRIPTION, RANDOM_GATE = "blanked", "other_description", "random_gate"

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from fedkim_core.answers import Answers
-from fedkim_core.config import EvaluationConfig
 from fedkim_core.data.contract import GROUPS
 from fedkim_core.data.examples import YES, Example, batches
 from fedkim_core.evidence import draw
@@ -14,6 +13,7 @@ from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import derive
+from fedkim_core.settings import EvaluationConfig
 from fedkim_core.tasks import TaskCard
 
 

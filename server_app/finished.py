@@ -4,12 +4,12 @@ from pathlib import Path
 
 from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import locate, prepare
 from fedkim_core.errors import UserError
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report import write_report
+from fedkim_core.settings import Config
 from server_app import checkpoint, summary
 from server_app.columns import ask_all, entries
 from server_app.evaluation import ask

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedkim_core.config import InjectorConfig
 from fedkim_core.data.examples import Batch, Example, collate
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import generator, seeded
+from fedkim_core.settings import InjectorConfig
 
 FLOOR = 0.1
 """Share of the learning rate that is left at the end of the run."""

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network, locate
 from fedkim_core.data.site import Site, load_examples
@@ -14,6 +13,7 @@ from fedkim_core.models.footprint import check_memory
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import seeded
+from fedkim_core.settings import Config
 
 
 def build_model(config: Config) -> InjectedModel:

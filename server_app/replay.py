@@ -20,9 +20,9 @@ from torch import Tensor
 
 from fedkim_core import config as configuration
 from fedkim_core import guard
-from fedkim_core.config import Config
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, SiteProfile
+from fedkim_core.settings import Config
 from server_app.checkpoint import flat, nested
 from server_app.recorder import Recorder
 from server_app.strategy import Inject, KnowledgeStrategy

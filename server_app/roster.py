@@ -9,10 +9,10 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedkim_core import exchange
-from fedkim_core.config import Config
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Contract, ExchangeError, Instructions, SiteProfile
 from fedkim_core.seeds import generator
+from fedkim_core.settings import Config
 from server_app import mail
 from server_app.mail import Absence
 from server_app.recorder import Recorder

@@ -16,13 +16,13 @@ from fedkim_core import answers as answers_file
 from fedkim_core import config as configuration
 from fedkim_core import guard, run_folder
 from fedkim_core.answers import Answers
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import SERVER_SETS, prepare
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, Contract
 from fedkim_core.metrics import Scores
 from fedkim_core.report import write_report
+from fedkim_core.settings import Config
 from server_app import checkpoint, replay, summary
 from server_app.columns import ask_all, ask_injected, entries
 from server_app.evaluation import ask, ask_heads, given, points, recall, score

@@ -17,9 +17,9 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedkim_core import exchange
-from fedkim_core.config import Config
 from fedkim_core.exchange import Arrays, Contract, Instructions, SiteProfile
 from fedkim_core.outliers import outliers
+from fedkim_core.settings import Config
 from fedkim_core.vectors import flatten, unflatten
 from server_app import mail
 from server_app.aggregator import Aggregator

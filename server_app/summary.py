@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fedkim_core import __version__
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import SiteProfile
@@ -15,6 +14,7 @@ from fedkim_core.files import write_whole
 from fedkim_core.models.extractor import count_parameters
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.models.m3oe import mutual_information
+from fedkim_core.settings import Config
 from server_app.recorder import Recorder
 
 SCHEMA_VERSION = 1

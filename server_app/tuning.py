@@ -7,11 +7,11 @@ from itertools import islice
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import Example
 from fedkim_core.local_optimisers import local_optimiser
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
+from fedkim_core.settings import StrategyConfig
 from server_app.injection import balanced_batches
 
 

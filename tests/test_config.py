@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from fedkim_core import config as configuration
-from fedkim_core.config import Config, compose, split_overrides
+from fedkim_core.config import compose, split_overrides
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
+from fedkim_core.settings import Config
 
 GROUPS = sorted(
     p.name

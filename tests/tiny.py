@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from client_app.app import app
-from fedkim_core.config import Config, compose
+from fedkim_core.config import compose
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network
 from fedkim_core.data.site import Site, load_examples
@@ -15,6 +15,7 @@ from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import seeded
+from fedkim_core.settings import Config
 from server_app.recorder import Recorder
 from server_app.strategy import KnowledgeStrategy
 from tests.grid import InProcessGrid

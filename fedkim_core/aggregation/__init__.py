@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.methods import find
+from fedkim_core.settings import StrategyConfig
 
 BLOCK = 2**20
 """Values of a stack that are in memory at once."""

@@ -16,8 +16,8 @@ from typing import ClassVar, cast
 
 from torch import Tensor
 
-from fedkim_core.config import Chosen
 from fedkim_core.methods import find
+from fedkim_core.settings import Chosen
 
 Parts = dict[str, Tensor]
 """Name -> one-dimensional tensor of a type that NumPy has."""

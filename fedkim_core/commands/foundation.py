@@ -9,7 +9,7 @@ from fedkim_core.commands.shared import quiet, require
 from fedkim_core.errors import UserError
 
 if TYPE_CHECKING:
-    from fedkim_core.config import Config
+    from fedkim_core.settings import Config
 
 app = typer.Typer(
     name="foundation",

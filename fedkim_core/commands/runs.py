@@ -50,7 +50,7 @@ def run(
     `resume=RUN` goes on with a run that was interrupted, after its last checkpoint, and ends as if
     it had not been; `rounds` may be raised, other settings are the run's own.
 
-    Every group and file lies in conf/, every key is explained in fedkim_core/config.py. A wrong
+    Every group and file lies in conf/, every key is explained in fedkim_core/settings.py. A wrong
     name or value is refused before anything starts.
 
     Exit code: 0 completed, 1 failed (the reason, and where the log is), 2 a setting, a file or

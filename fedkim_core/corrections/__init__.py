@@ -10,9 +10,9 @@ from typing import cast
 
 from torch import Tensor
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.errors import UserError
 from fedkim_core.methods import find
+from fedkim_core.settings import StrategyConfig
 
 
 class Correction(ABC):

@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from fedkim_core.config import DataConfig
 from fedkim_core.data.adapters import available, settings_of
 from fedkim_core.data.contract import CARD_FILE, KIND_OF, TABLES_FILE, TABLES_SCHEMA
 from fedkim_core.data.prepare import LazyMapping, Progress, SourceData, write_network
 from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
+from fedkim_core.settings import DataConfig
 from fedkim_core.tasks import load_tasks
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkim_core.config import Config, DataConfig, FederationConfig
 from fedkim_core.data.federation import assemble
 from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
 from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
 from fedkim_core.paths import cache_folder
+from fedkim_core.settings import Config, DataConfig, FederationConfig
 
 SERVER_SETS = ("public", "validation", "test")
 Progress = Callable[[str, int, int], None]

@@ -16,9 +16,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedkim_core import guard
-from fedkim_core.config import Config, compose
+from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.paths import CONF
+from fedkim_core.settings import Config
 
 MATRICES = CONF / "matrix"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

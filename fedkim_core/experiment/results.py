@@ -6,13 +6,13 @@ from typing import Any
 
 import polars as pl
 
-from fedkim_core.config import Config
 from fedkim_core.errors import UserError
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.plan import Cell
 from fedkim_core.experiment.state import Ended
 from fedkim_core.report.parts import Estimate
 from fedkim_core.report.schema import Summary, Task, read_summary
+from fedkim_core.settings import Config
 
 RESULTS = "results.parquet"
 SCHEMA = {

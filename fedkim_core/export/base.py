@@ -9,12 +9,12 @@ from pathlib import Path
 import yaml
 from transformers.utils.hub import cached_file
 
-from fedkim_core.config import FoundationConfig
 from fedkim_core.errors import UserError
 from fedkim_core.export.load import ExportError, weights_digest
 from fedkim_core.models.bundled import bundled_folder
 from fedkim_core.models.foundation import load_parts
 from fedkim_core.models.pretrained import is_plain
+from fedkim_core.settings import FoundationConfig
 
 BUNDLED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -1,11 +1,11 @@
 """The model card of an export, ``README.md``."""
 
-from fedkim_core.config import Config
 from fedkim_core.export.base import Base
 from fedkim_core.export.check import Check
 from fedkim_core.export.folder import Export
 from fedkim_core.report.parts import Estimate
 from fedkim_core.report.schema import Summary
+from fedkim_core.settings import Config
 from fedkim_core.tasks import TaskCard
 
 NAMES = {

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Example
 from fedkim_core.errors import UserError
 from fedkim_core.export import folder as folders
@@ -15,6 +14,7 @@ from fedkim_core.export.check import Check, compare, restricted, run_answers
 from fedkim_core.export.load import ExportedModel
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.report.schema import Summary
+from fedkim_core.settings import Config
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fedkim_core import __version__
-from fedkim_core.config import Config
 from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
 from fedkim_core.export import adapter as adapters
@@ -26,6 +25,7 @@ from fedkim_core.export.load import ExportError
 from fedkim_core.modalities import load_modalities
 from fedkim_core.models import connector, encoders
 from fedkim_core.models.injected import InjectedModel
+from fedkim_core.settings import Config
 
 LOADER = Path(__file__).with_name("load.py")
 MODALITY = '''"""What an encoder asks of the card of its modality."""

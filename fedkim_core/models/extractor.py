@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fedkim_core.config import Config
 from fedkim_core.data.examples import Batch
 from fedkim_core.modalities import load_modalities
 from fedkim_core.models.encoders import build_encoder
+from fedkim_core.settings import Config
 from fedkim_core.tasks import TaskCard
 
 

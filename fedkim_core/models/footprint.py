@@ -12,7 +12,7 @@ from accelerate import init_empty_weights
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
-from fedkim_core.config import Config, FoundationConfig, compose
+from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.models.bundled import bundled_folder
 from fedkim_core.models.connector import Connector
@@ -21,6 +21,7 @@ from fedkim_core.models.m3oe import Experts, Gate
 from fedkim_core.models.pretrained import check_folder, load_config
 from fedkim_core.models.tiny_model import tiny_model
 from fedkim_core.paths import CONF
+from fedkim_core.settings import Config, FoundationConfig
 
 PROCESS = 1_000_000_000
 """Bytes of the server's process beside the model: Python, PyTorch, the server's data."""

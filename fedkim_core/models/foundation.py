@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fedkim_core.config import FoundationConfig
 from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
 from fedkim_core.models.bundled import bundled_folder
 from fedkim_core.models.pretrained import load_pretrained
 from fedkim_core.models.tiny_model import byte_tokenizer, tiny_model
+from fedkim_core.settings import FoundationConfig
 
 ANSWER = "Answer:"
 """What a prompt ends with."""

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedkim_core.config import InjectorConfig
 from fedkim_core.data.examples import NO, YES, Batch
 from fedkim_core.models.connector import Connector
 from fedkim_core.models.extractor import KnowledgeExtractor
@@ -15,6 +14,7 @@ from fedkim_core.models.foundation import Foundation
 from fedkim_core.models.m3oe import Experts, Gate, mutual_information
 from fedkim_core.models.probe import check_head, packs
 from fedkim_core.models.sequences import Key, Layout, Row, pack, pad, stack
+from fedkim_core.settings import InjectorConfig
 from fedkim_core.tasks import TaskCard
 
 ANY_TASK = "Answer a question about a patient."

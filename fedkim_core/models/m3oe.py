@@ -29,8 +29,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fedkim_core.config import InjectorConfig
 from fedkim_core.errors import UserError
+from fedkim_core.settings import InjectorConfig
 
 ADAPTER = "default"
 

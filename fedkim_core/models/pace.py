@@ -11,8 +11,8 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from fedkim_core.config import InjectorConfig
 from fedkim_core.models.m3oe import Experts
+from fedkim_core.settings import InjectorConfig
 
 ROW = 48
 """Tokens of a typical row: question, features, answer."""

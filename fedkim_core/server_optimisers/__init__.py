@@ -11,8 +11,8 @@ from typing import cast
 
 from torch import Tensor
 
-from fedkim_core.config import StrategyConfig
 from fedkim_core.methods import find
+from fedkim_core.settings import StrategyConfig
 
 State = dict[str, Tensor]
 """What an optimiser keeps of one module from round to round; empty at first."""

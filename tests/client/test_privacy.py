@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client_app.privacy import protect
-from fedkim_core.config import PrivacyConfig
 from fedkim_core.seeds import generator
+from fedkim_core.settings import PrivacyConfig
 
 REFERENCE = {"encoder.image": {"a": torch.ones(30, 20)}, "head.x": {"b": torch.zeros(7)}}
 

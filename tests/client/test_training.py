@@ -12,9 +12,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from client_app import training
-from fedkim_core.config import StrategyConfig
 from fedkim_core.data.examples import NO, YES, Example, collate
 from fedkim_core.models.extractor import KnowledgeExtractor
+from fedkim_core.settings import StrategyConfig
 from tests.patients import example
 from tests.tiny import make_extractor, same, tiny
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fedkim_core import codecs
 from fedkim_core.codecs import Codec, choose, downward
-from fedkim_core.config import Chosen, compose
+from fedkim_core.config import compose
 from fedkim_core.errors import UserError
+from fedkim_core.settings import Chosen
 from tests.tiny import make_extractor
 
 NAMES = sorted(module.name for module in pkgutil.iter_modules(codecs.__path__))

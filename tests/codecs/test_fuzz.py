@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from fedkim_core import exchange
 from fedkim_core.codecs import Codec, choose
-from fedkim_core.config import Chosen
 from fedkim_core.exchange import Contract, ExchangeError, KnowledgeUpdate
+from fedkim_core.settings import Chosen
 from tests.codecs.test_codecs import NAMES
 from tests.tiny import make_extractor, tiny
 

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fedkim_core.config import DataConfig
 from fedkim_core.data.adapters import available, challenge2019
 from fedkim_core.data.check import check_site
 from fedkim_core.data.federation import assemble
 from fedkim_core.data.prepare import SourceData, prepare
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.errors import UserError
+from fedkim_core.settings import DataConfig
 from fedkim_core.tasks import load_tasks
 
 pytestmark = pytest.mark.usefixtures("private_cache")

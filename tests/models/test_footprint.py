@@ -9,13 +9,14 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 
-from fedkim_core.config import Config, compose
+from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.models import footprint
 from fedkim_core.models.footprint import PROCESS, cards, check_memory
 from fedkim_core.models.internlm2 import llama_config
 from fedkim_core.models.pace import measure
 from fedkim_core.models.tiny_model import tiny_model
+from fedkim_core.settings import Config
 from tests.internlm2 import CONFIG as INTERNLM2
 from tests.models.test_families import FAMILIES
 from tests.tiny import make_model, tiny

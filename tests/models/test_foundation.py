@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fedkim_core.config import FoundationConfig, compose
+from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.models import bundled
 from fedkim_core.models.foundation import load_foundation
+from fedkim_core.settings import FoundationConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import cast
 
 from torch import nn
 
-from fedkim_core.config import EncoderConfig
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import Modality
+from fedkim_core.settings import EncoderConfig
 
 
 def build_encoder(
