@@ -93,6 +93,24 @@ same side{% endif %}.</p>
 </section>
 """
 
+_TASK_TABLE = """
+{% macro task_table(table, label) %}
+<div class="wide" role="region" tabindex="0" aria-label="{{ label }}">
+<table class="pinned">
+<caption>{{ table.title }}{{ " (synthetic data)" if synthetic }}.</caption>
+<thead><tr><th scope="col">Row</th>
+{% for task in table.tasks %}<th scope="col">{{ task | spaced }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row, cells in table.rows.items() %}
+<tr><th scope="row">{{ row }}</th>
+{% for task in table.tasks %}
+{% set cell = cells.get(task) %}
+<td class="score">{% if cell %}{{ caller(cell) }}{% else %}<span class="na">n/a</span>{% endif %}</td>
+{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% endmacro %}
+"""
+"""A line per row and a column per task; its caller draws a cell."""
+
 _BY_TASK = """
 {% if by_task %}
 <section id="by-task" aria-labelledby="by-task-h">
@@ -101,22 +119,11 @@ _BY_TASK = """
 interval over patients. Coloured and marked with a star: clear after correction for all
 {{ single_tasks | plural("comparison") }} of single tasks.</p>
 {% for table in by_task %}
-<div class="wide" role="region" tabindex="0" aria-label="Differences, {{ table.title | lower }}">
-<table class="pinned">
-<caption>{{ table.title }}{{ " (synthetic data)" if synthetic }}.</caption>
-<thead><tr><th scope="col">Row</th>
-{% for task in table.tasks %}<th scope="col">{{ task | spaced }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row, cells in table.rows.items() %}
-<tr><th scope="row">{{ row }}</th>
-{% for task in table.tasks %}
-{% set c = cells.get(task) %}
-<td class="score">{% if c %}
+{% call(c) task_table(table, "Differences, " ~ table.title | lower) %}
 <b class="{{ "up" if c.sign > 0 else "down" if c.sign < 0 }}">{{ c.value | signed(3) }}
 {{- "*" if c.sign }}</b>
 {% if c.span %}<small>{{ c | interval(3) }}</small>{% endif %}
-{% else %}<span class="na">n/a</span>{% endif %}</td>
-{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
+{% endcall %}
 {% endfor %}
 </section>
 {% endif %}
@@ -129,22 +136,12 @@ _SCORES = """
 <p>The leading score of each row: mean over seeds, their standard deviation, and below it the
 95&nbsp;% interval over patients that a single run has.</p>
 {% for table in score_tables %}
-<div class="wide" role="region" tabindex="0" aria-label="Scores, {{ table.title }}">
-<table class="pinned">
-<caption>{{ table.title }}{{ " (synthetic data)" if synthetic }}.</caption>
-<thead><tr><th scope="col">Row</th>
-{% for task in table.tasks %}<th scope="col">{{ task | spaced }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row, cells in table.rows.items() %}
-<tr><th scope="row">{{ row }}</th>
-{% for task in table.tasks %}
-{% set s = cells.get(task) %}
-<td class="score">{% if s %}<b>{{ s.value | number(3) }}</b>
+{% call(s) task_table(table, "Scores, " ~ table.title) %}
+<b>{{ s.value | number(3) }}</b>
 {% if s.sd_seeds is not none %}<small>&plusmn; {{ s.sd_seeds | number(3) }} over
 {{ s.each | length }} seeds</small>{% endif %}
 {% if s.span %}<small>{{ s | interval(3) }}</small>{% endif %}
-{% else %}<span class="na">n/a</span>{% endif %}</td>
-{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
+{% endcall %}
 {% endfor %}
 </section>
 {% endif %}
@@ -236,4 +233,4 @@ better than it is; read its interval with that in mind.</dd>
 </section>
 """
 
-TEMPLATE = _ANSWER + _RESULTS + _BY_TASK + _SCORES + _RUNS + _COST + _READING
+TEMPLATE = _TASK_TABLE + _ANSWER + _RESULTS + _BY_TASK + _SCORES + _RUNS + _COST + _READING
