@@ -5,6 +5,7 @@ A message is answered from this site's folder alone. What goes back passes
 :mod:`client_app.gate`, which also takes every error.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -124,9 +125,7 @@ def _answering(answer: Answer) -> Callable[[Message, Context], Message]:
 def profile(workplace: Workplace, message: Message) -> RecordDict:
     """Names and counts: what this site could train on."""
     examples = workplace.examples["train"]
-    counts: dict[str, int] = {}
-    for example in examples:
-        counts[example.task] = counts.get(example.task, 0) + 1
+    counts = dict(Counter(example.task for example in examples))
     modalities = {name for example in examples for name in example.features}
     described = SiteProfile(workplace.name, counts, tuple(sorted(modalities)))
     limited = disclosure.limit_profile(described, examples, workplace.policy)

@@ -7,6 +7,7 @@ multiples of that number, as ``fedkim check-site --summary`` does and for its re
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -59,7 +60,7 @@ def limit_update(
         cards: tell which tasks an encoder can have served; the count of an encoder never exceeds
             what the profile's rounded counts let the server expect.
     """
-    counts = {task: _rounded(n, policy) for task, n in _by_task(examples).items()}
+    counts = {task: _rounded(n, policy) for task, n in Counter(e.task for e in examples).items()}
     modules = {
         module: min(_rounded(count, policy), _most(module, counts, cards))
         for module, count in update.examples.items()
@@ -96,13 +97,6 @@ def limit_metrics(metrics: Mapping[str, float], policy: Egress) -> dict[str, flo
 
 def _rounded(count: int, policy: Egress) -> int:
     return count // policy.smallest * policy.smallest
-
-
-def _by_task(examples: Sequence[Example]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for example in examples:
-        counts[example.task] = counts.get(example.task, 0) + 1
-    return counts
 
 
 def _most(module: str, counts: Mapping[str, int], cards: Mapping[str, TaskCard]) -> int:

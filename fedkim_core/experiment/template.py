@@ -104,7 +104,8 @@ _TASK_TABLE = """
 <tr><th scope="row">{{ row }}</th>
 {% for task in table.tasks %}
 {% set cell = cells.get(task) %}
-<td class="score">{% if cell %}{{ caller(cell) }}{% else %}<span class="na">n/a</span>{% endif %}</td>
+<td class="score">{% if cell %}{{ caller(cell) }}
+{% else %}<span class="na">n/a</span>{% endif %}</td>
 {% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endmacro %}
