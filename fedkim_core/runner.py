@@ -10,13 +10,14 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -177,8 +178,31 @@ def _say(message: str, code: int, folder: Path | None, server: Path | None) -> i
 def _prepare(config: Config, console: Console) -> Path:
     from fedkim_core.data import network  # polars and the readers: only once a run is wanted
 
-    with PrepareView(console) as view:
+    first = not network.locate(config.data, config.seed).exists()
+    with _converting(config) if first else nullcontext(), PrepareView(console) as view:
         return network.prepare(config, view)
+
+
+@contextmanager
+def _converting(config: Config) -> Iterator[None]:
+    """Convert the bundled foundation model meanwhile, if it is to be; loading it would do so too.
+
+    In a process of its own: what it needs takes seconds to import. If it fails, the server will
+    say why when it loads the model.
+    """
+    if config.foundation.source != "bundled":
+        yield
+        return
+    convert = "from fedkim_core.models.bundled import bundled_folder; bundled_folder()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", convert], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _replay(overrides: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What the models answer on patients that nobody trained on, and how good that is."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ from fedkim_core.evidence import draw
 from fedkim_core.metrics import Scores
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.injected import InjectedModel
+from fedkim_core.models.sequences import Key
 from fedkim_core.seeds import derive
 from fedkim_core.settings import EvaluationConfig
 from fedkim_core.tasks import TaskCard
+
+WORTH_MERGING = 8
+"""Questions with the same gate from which on it pays to merge the experts for them."""
 
 
 def ask(
@@ -66,16 +71,23 @@ def _ask_task(
     plain: bool,
 ) -> list[float | str]:
     model.eval()
-    # Like lengths together: a batch is as long as its longest question.
-    order = sorted(range(len(examples)), key=lambda i: _length(examples[i]))
-    given: list[float | str] = []
-    for batch in batches([examples[i] for i in order], config.batch_size):
-        if model.cards[task].answer == "yes_no":
-            given += model.score(batch, plain=plain).tolist()
-        else:
-            given += model.generate(batch, config.max_new_tokens, plain=plain)
-    place = {i: at for at, i in enumerate(order)}
-    return [given[place[i]] for i in range(len(examples))]
+    keys: dict[Key, list[int]] = {}
+    for i, example in enumerate(examples):
+        keys.setdefault(model.key(task, example.features), []).append(i)
+    given: dict[int, float | str] = {}
+    for key, own in sorted(keys.items()):
+        # Like lengths together: a batch is as long as its longest question.
+        order = sorted(own, key=lambda i: _length(examples[i]))
+        said: list[float | str] = []
+        merge = not plain and len(own) >= WORTH_MERGING
+        with model.merged(key) if merge else nullcontext():
+            for batch in batches([examples[i] for i in order], config.batch_size):
+                if model.cards[task].answer == "yes_no":
+                    said += model.score(batch, plain=plain).tolist()
+                else:
+                    said += model.generate(batch, config.max_new_tokens, plain=plain)
+        given |= dict(zip(order, said, strict=True))
+    return [given[i] for i in range(len(examples))]
 
 
 @torch.no_grad()

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
+from fedkim_core.data.contract import EXAMPLES_FILE
 from fedkim_core.data.federation import assemble
 from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
 from fedkim_core.data.site import Site
@@ -24,7 +27,7 @@ class Network:
 
     @property
     def sites(self) -> list[Path]:
-        """Hospital folders by name; a simulation gives the i-th to the i-th node."""
+        """Hospital folders by name."""
         return sorted(path for path in (self.root / "sites").glob("*") if path.is_dir())
 
     def server_set(self, name: str) -> Path:
@@ -32,6 +35,9 @@ class Network:
 
     def members(self, federation: FederationConfig) -> list[tuple[Path, ...]]:
         """The site folders behind each node of a simulation.
+
+        A simulation's workers take sites in this order. Those with most examples come first, so
+        that at the end of a round no worker waits for a large one that began last.
 
         Raises:
             UserError: there is no such site.
@@ -50,7 +56,15 @@ class Network:
                     f"federation.site={wanted}: no such site; one of {names}, or its place from 0"
                 )
             return [(own[0],)]
-        return [(path,) for path in sites]
+        return [(path,) for path in sorted(sites, key=_examples, reverse=True)]
+
+
+def _examples(site: Path) -> int:
+    """How many a site folder has; 0 if that cannot be read, which its check will say."""
+    try:
+        return int(pl.scan_parquet(site / EXAMPLES_FILE).select(pl.len()).collect().item())
+    except (OSError, pl.exceptions.PolarsError):
+        return 0
 
 
 def locate(data: DataConfig, seed: int) -> Path:

@@ -114,8 +114,10 @@ def _convert(source: Path, folder: Path) -> None:
         elif name.endswith("k_proj.weight"):
             value = unpermute(value, kv_heads)
         weights[name] = value.float()
-    model = LlamaForCausalLM(config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    with torch.device("meta"):  # random weights would only be thrown away
+        model = LlamaForCausalLM(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
     if set(missing) - {"lm_head.weight"} or unexpected:
         raise UserError(f"{source}: unexpected layout, missing {missing}, unknown {unexpected}")
     model.save_pretrained(folder)

@@ -1,7 +1,7 @@
 """The injected model: extractor, connectors, frozen foundation model and experts as one."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,13 +13,16 @@ from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation
 from fedkim_core.models.m3oe import Experts, Gate, mutual_information
 from fedkim_core.models.probe import check_head, packs
-from fedkim_core.models.sequences import Key, Layout, Row, pack, pad, stack
+from fedkim_core.models.sequences import Key, Layout, Row, pack, pad, portions, stack
 from fedkim_core.settings import InjectorConfig
 from fedkim_core.tasks import TaskCard
 
 ANY_TASK = "Answer a question about a patient."
 ANY_INPUT = "The input is what is known of the patient."
 """What a gate without task or modality descriptions reads in their place."""
+MOST_TOKENS = (320, 4096)
+"""Tokens of patients that are read together, on a CPU and elsewhere: fewer leave cores idle, and
+attention within a packed sequence grows with their square."""
 
 
 class InjectedModel(nn.Module):
@@ -41,6 +44,7 @@ class InjectedModel(nn.Module):
         """Counted before the experts are added."""
         check_head(foundation)
         self._lay = pack if packs(foundation) else stack
+        self._most = MOST_TOKENS[foundation.device.type != "cpu"]
         self.experts = Experts(foundation.model, config) if config.experts else None
         self.gate = (
             Gate(
@@ -109,12 +113,12 @@ class InjectedModel(nn.Module):
 
         ``plain``: the foundation model alone, which sees only the text.
         """
+        ids = torch.tensor(self._answers, device=self.foundation.device)
         with self._autocast():
             rows = self._rows(batch, answers=False, plain=plain)
-            layout = self._lay(self.foundation, rows)
-            hidden = self._hidden(layout, plain=plain)
-            ids = torch.tensor(self._answers, device=self.foundation.device)
-            pair = self.foundation.head(hidden[layout.ends], ids)
+            layouts = [self._lay(self.foundation, few) for few in portions(rows, self._most)]
+            ends = [self._hidden(layout, plain=plain)[layout.ends] for layout in layouts]
+            pair = self.foundation.head(torch.cat(ends), ids)
         return (pair[:, 0] - pair[:, 1]).cpu()
 
     @torch.no_grad()
@@ -140,6 +144,26 @@ class InjectedModel(nn.Module):
                 )
         answers = foundation.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [answer.strip().split("\n")[0].strip() for answer in answers]
+
+    @contextmanager
+    def merged(self, key: Key) -> Iterator[None]:
+        """Within this context only questions of ``key`` are asked, as fast as the bare model.
+
+        The experts are merged into the frozen weights, which takes those a second time in memory;
+        where the weights do not allow it (:attr:`Experts.mergeable`) nothing changes.
+        """
+        if self.experts is None or not self.experts.mergeable:
+            yield
+            return
+        with torch.no_grad():
+            alpha = self.alphas([key])[0]
+        with self.experts.merged(alpha):
+            yield
+
+    def key(self, task: str, given: Collection[str]) -> Key:
+        """What the gate reads of a question of ``task`` about a patient with these modalities."""
+        # A question is text, so the text modality is always there.
+        return task, tuple(m for m in self.cards[task].modalities if m == "text" or m in given)
 
     # --- the gate --------------------------------------------------------------------------
 
@@ -206,12 +230,13 @@ class InjectedModel(nn.Module):
         """One row per question; ``plain`` leaves out what the foundation model cannot read."""
         foundation = self.foundation
         features = {} if plain else self._feature_embeddings(batch)
-        having = {name: set(f.rows.tolist()) for name, f in batch.features.items()}
+        having: list[set[str]] = [set() for _ in batch.tasks]
+        for name, own in batch.features.items():
+            for i in own.rows.tolist():
+                having[i].add(name)
         rows = []
         for i, task in enumerate(batch.tasks):
             card = self.cards[task]
-            # A question is text, so the text modality is always there.
-            present = tuple(m for m in card.modalities if m == "text" or i in having.get(m, ()))
             parts = []
             for name in card.encoded:
                 if (name, i) in features:
@@ -226,7 +251,7 @@ class InjectedModel(nn.Module):
                 parts.append(self._ids(answer[:-1]))
             question = foundation.token_ids(f" Question: {batch.questions[i]}")
             prompt = (*foundation.start_ids(), *question)
-            rows.append(Row((task, present), prompt, torch.cat(parts), tuple(answer)))
+            rows.append(Row(self.key(task, having[i]), prompt, torch.cat(parts), tuple(answer)))
         return rows
 
     def _feature_embeddings(self, batch: Batch) -> dict[tuple[str, int], Tensor]:

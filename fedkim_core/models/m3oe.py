@@ -112,9 +112,12 @@ class Experts:
             reason = str(error).splitlines()[0]
             raise UserError(f"injector.targets={targets}: {reason}") from error
         self._scale: Tensor | None = None
+        self._merged: Tensor | None = None
+        """Experts' weights ``[P]`` that the frozen weights hold at the moment."""
         self._asked = RLock()
         """The hooks read one gate: who asks from another thread waits."""
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        self._bases = [cast(nn.Linear, layer.get_base_layer()) for layer in self._layers]
         for layer in self._layers:
             layer.lora_A[ADAPTER].register_forward_hook(self._gate_hook)
             # Autocast chooses the arithmetic; PEFT's own cast would copy every input twice.
@@ -134,9 +137,17 @@ class Experts:
         """Within this context the experts' weights are ``alpha``.
 
         ``[B, P]`` by row of a batch, or ``[B, n, P]`` by token.
+
+        Raises:
+            RuntimeError: other weights than these are merged.
         """
-        scale = alpha.repeat_interleave(self.rank, -1)
         with self._asked:
+            if self._merged is not None:
+                if not torch.allclose(alpha, self._merged.to(alpha), atol=1e-6):
+                    raise RuntimeError("other experts' weights are merged than are asked for")
+                yield
+                return
+            scale = alpha.repeat_interleave(self.rank, -1)
             self._scale = scale if alpha.dim() == 3 else scale[:, None]
             try:
                 yield
@@ -144,9 +155,49 @@ class Experts:
                 self._scale = None
 
     @contextmanager
+    def merged(self, alpha: Tensor) -> Iterator[None]:
+        """Within this context the frozen weights hold the experts, weighed by ``alpha [P]``.
+
+        The model then costs what it costs without experts, and answers everybody with this
+        gate. The weights are replaced and put back, never added to, so that none of their bits
+        changes.
+
+        Raises:
+            RuntimeError: :attr:`mergeable` is False.
+        """
+        if not self.mergeable:
+            raise RuntimeError("these weights cannot take up an adapter")
+        scale = alpha.detach().repeat_interleave(self.rank)
+        with self.disabled():
+            own = [base.weight.data for base in self._bases]
+            for layer, base in zip(self._layers, self._bases, strict=True):
+                base.weight.data = _with_adapter(layer, base.weight.data, scale)
+            self._merged = alpha.detach()
+            try:
+                yield
+            finally:
+                self._merged = None
+                for base, weight in zip(self._bases, own, strict=True):
+                    base.weight.data = weight
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether the weights are such that a small difference added to them is not lost.
+
+        In 16 bits it is rounded away in part, and quantised weights cannot be added to.
+        """
+        return all(base.weight.dtype in (torch.float32, torch.float64) for base in self._bases)
+
+    @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within this context the model is the frozen foundation model alone."""
+        """Within this context the model is the frozen foundation model alone.
+
+        Raises:
+            RuntimeError: experts are merged into its weights.
+        """
         with self._asked, self.model.disable_adapter():
+            if self._merged is not None:
+                raise RuntimeError("the frozen weights hold merged experts")
             yield
 
     def state(self) -> dict[str, Tensor]:
@@ -169,6 +220,16 @@ class Experts:
             by_row = output.reshape(len(scale), -1, output.shape[1])
             return (by_row * scale).flatten(0, 1)
         return output * scale
+
+
+@torch.no_grad()
+def _with_adapter(layer: LoraLayer, weight: Tensor, scale: Tensor) -> Tensor:
+    """A frozen weight plus ``s * B diag(scale) A``, ``scale [P*r]``."""
+    a, b = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+    factor = layer.scaling[ADAPTER]
+    if getattr(layer, "fan_in_fan_out", False):  # GPT-2 keeps its weights the other way round
+        return torch.addmm(weight, a.T, (b * scale).T.to(weight), alpha=factor)
+    return torch.addmm(weight, (b * scale).to(weight), a.to(weight), alpha=factor)
 
 
 def fold(state: Mapping[str, Tensor], alpha: Tensor, rank: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ The prompt stands first, so that a batch needs to compute it only once (:func:`p
 cannot read a packed batch gets one row each (:func:`stack`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,17 @@ class Layout:
     @property
     def packed(self) -> bool:
         return self.mask.dim() == 4
+
+
+def portions(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
+    """The rows in order, as many together as have ``most`` tokens after their prompts."""
+    portion: list[Row] = []
+    for row in rows:
+        if portion and sum(len(r.rest) for r in portion) + len(row.rest) > most:
+            yield portion
+            portion = []
+        portion.append(row)
+    yield portion
 
 
 def pack(foundation: Foundation, rows: Sequence[Row]) -> Layout:

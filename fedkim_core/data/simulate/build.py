@@ -1,9 +1,11 @@
 """A whole network of simulated hospitals, written as site folders."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from fedkim_core.data.contract import EXAMPLES_SCHEMA, TABLES_SCHEMA, SiteCard
 from fedkim_core.data.simulate.hospitals import (
     PROFILES,
+    Hospital,
     Origin,
     hospital_names,
     mixture,
@@ -31,6 +34,7 @@ from fedkim_core.data.simulate.text import (
     write_notes,
     yes_no,
 )
+from fedkim_core.data.threads import cores
 from fedkim_core.data.write import whole_folder, write_site
 from fedkim_core.tasks import load_tasks
 
@@ -39,6 +43,8 @@ SIMULATOR_VERSION = 3
 AGE_BANDS = ("18-39", "40-59", "60-79", "80+")
 LOCAL_VALIDATION = 0.15
 """Share of a hospital's patients that it keeps for validation."""
+WORTH_PROCESSES = 500
+"""Patients from which on every core gets a process; one takes two seconds to start."""
 Progress = Callable[[str, int, int], None]
 Asked = tuple[str, int, str | None, str]
 """Task, patient, question (None: the card's own), answer."""
@@ -71,7 +77,7 @@ def simulate_network(
         public_patients: whose labels the server may train on.
         validation_patients: for choosing between runs.
         test_patients: for the result.
-        progress: called with what is being made, how much is done, and how much there is.
+        progress: called with what is being or was just made, how many are done, and of how many.
 
     Raises:
         UserError: ``root`` holds something already, or cannot be written.
@@ -79,20 +85,16 @@ def simulate_network(
     names = hospital_names(sites)
     profiles = tuple(PROFILES[i % len(PROFILES)] for i in range(sites))
     sizes = {"public": public_patients, "validation": validation_patients, "test": test_patients}
-    total = sites + len(sizes)
     with whole_folder(root) as building:
         (building / "sites").mkdir()
-        for done, (name, profile) in enumerate(zip(names, profiles, strict=True)):
-            if progress:
-                progress(name, done, total)
-            drawn = draw_patients(one_hospital(profile, patients), _source(seed, name, "patients"))
-            _write_folder(building / "sites" / name, name, drawn, seed, None)
-        for done, (role, size) in enumerate(sizes.items(), start=sites):
-            if progress:
-                progress(role, done, total)
-            drawn = draw_with_both_answers(mixture(profiles[: len(PROFILES)], size), seed, role)
-            split = "train" if role == "public" else role
-            _write_folder(building / role, role, drawn, seed, split)
+        jobs = {
+            name: partial(_write_hospital, building / "sites" / name, profile, patients, seed)
+            for name, profile in zip(names, profiles, strict=True)
+        } | {
+            role: partial(_write_server_set, building / role, profiles[: len(PROFILES)], size, seed)
+            for role, size in sizes.items()
+        }
+        _do(jobs, progress, parallel=sites * patients + sum(sizes.values()) >= WORTH_PROCESSES)
         parameters = {"sites": sites, "patients": patients}
         parameters |= {f"{role}_patients": size for role, size in sizes.items()}
         described = {
@@ -108,7 +110,42 @@ def simulate_network(
             yaml.safe_dump(described, sort_keys=False), encoding="utf-8"
         )
     if progress:
-        progress("done", total, total)
+        progress("done", len(jobs), len(jobs))
+
+
+def _do(
+    jobs: Mapping[str, Callable[[], None]], progress: Progress | None, *, parallel: bool
+) -> None:
+    """Do all jobs, in a process for each core where it is worth starting them."""
+    if not parallel or cores() == 1:
+        for done, (name, job) in enumerate(jobs.items()):
+            if progress:
+                progress(name, done, len(jobs))
+            job()
+        return
+    with ProcessPoolExecutor(min(cores(), len(jobs)), mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for done, future in enumerate(as_completed(waiting)):
+                future.result()
+                if progress:
+                    progress(waiting[future], done, len(jobs))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_hospital(folder: Path, profile: Hospital, patients: int, seed: int) -> None:
+    name = folder.name
+    drawn = draw_patients(one_hospital(profile, patients), _source(seed, name, "patients"))
+    _write_folder(folder, name, drawn, seed, None)
+
+
+def _write_server_set(
+    folder: Path, profiles: tuple[Hospital, ...], patients: int, seed: int
+) -> None:
+    role = folder.name
+    drawn = draw_with_both_answers(mixture(profiles, patients), seed, role)
+    _write_folder(folder, role, drawn, seed, "train" if role == "public" else role)
 
 
 def _plain(value: Any) -> Any:
