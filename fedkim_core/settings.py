@@ -296,6 +296,9 @@ class EvaluationConfig(_Section):
     controls: bool = False
     """Ask the injected model again with one thing spoilt (server_app/controls.py): about three
     times the test phase more. ``fedkim evaluate RUN --controls`` does it afterwards."""
+    merge_experts: bool = True
+    """In float32: ask many alike questions with the experts merged into the frozen weights. Faster,
+    and it takes these weights a second time in memory."""
     best: Score = "auroc"
     """The validation score of the injected model, mean over the trained tasks, by which the best
     round is told."""

@@ -79,7 +79,7 @@ def _ask_task(
         # Like lengths together: a batch is as long as its longest question.
         order = sorted(own, key=lambda i: _length(examples[i]))
         said: list[float | str] = []
-        merge = not plain and len(own) >= WORTH_MERGING
+        merge = config.merge_experts and not plain and len(own) >= WORTH_MERGING
         with model.merged(key) if merge else nullcontext():
             for batch in batches([examples[i] for i in order], config.batch_size):
                 if model.cards[task].answer == "yes_no":

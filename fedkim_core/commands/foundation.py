@@ -94,10 +94,8 @@ def check(
         f"time: about {step:.1f} s for a training step, {step * steps / 60:.0f} min for the "
         f"{steps} of a run, by one layer measured now"
     )
-    if training > free:
-        raise UserError(
-            f"{model}: does not fit for training; {footprint.remedy(config, own, free)}"
-        )
+    if max(training, own.asking) > free:
+        raise UserError(f"{model}: does not fit; {footprint.remedy(config, own, free)}")
 
 
 @app.command()

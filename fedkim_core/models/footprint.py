@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,21 @@ class Footprint:
     """Parameters of experts, gate and connectors."""
     dtype: torch.dtype
     device: torch.device
+    merged: bool
+    """Whether it is asked with the experts in a second copy of its weights."""
 
     @property
     def asking(self) -> int:
         """Bytes to ask the injected model."""
-        return self.parameters * self.dtype.itemsize + self.trained * 4 + PROCESS
+        return self._weights * (2 if self.merged else 1) + self.trained * 4 + PROCESS
 
     def training(self, saved: float) -> int:
         """Bytes to train what is injected; ``saved``: those kept for the backward pass."""
-        return self.asking + self.trained * (TRAINED - 4) + int(saved)
+        return self._weights + self.trained * TRAINED + int(saved) + PROCESS
+
+    @property
+    def _weights(self) -> int:
+        return self.parameters * self.dtype.itemsize
 
 
 def language_config(settings: FoundationConfig) -> Any:
@@ -96,6 +102,7 @@ def footprint(config: Config) -> Footprint:
             added += sum(p.numel() for p in gate.parameters())
         connector = Connector(config.extractor.width, width, 1.0)
         added += _encoders(config) * sum(p.numel() for p in connector.parameters())
+    dtype = dtype_of(settings.dtype, device)
     return Footprint(
         architecture=type(model).__name__,
         parameters=parameters,
@@ -103,8 +110,9 @@ def footprint(config: Config) -> Footprint:
         layers=int(known.num_hidden_layers),
         adapted=adapted,
         trained=added,
-        dtype=dtype_of(settings.dtype, device),
+        dtype=dtype,
         device=device,
+        merged=bool(adapted) and config.evaluation.merge_experts and dtype == torch.float32,
     )
 
 
@@ -127,6 +135,8 @@ def check_memory(config: Config) -> None:
 
 def remedy(config: Config, own: Footprint, free: int) -> str:
     """What would fit into ``free`` bytes instead."""
+    if own.merged and replace(own, merged=False).asking <= free:
+        return "evaluation.merge_experts=false would fit"
     if own.dtype == torch.float32 and own.parameters * 2 + own.trained * 4 + PROCESS <= free:
         return "foundation.dtype=bfloat16 would fit"
     if config.injector.targets == "all-linear" and own.asking <= free:

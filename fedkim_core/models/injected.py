@@ -237,10 +237,17 @@ class InjectedModel(nn.Module):
         rows = []
         for i, task in enumerate(batch.tasks):
             card = self.cards[task]
+            question = foundation.token_ids(f" Question: {batch.questions[i]}")
+            prompt = [*foundation.start_ids(), *question]
             parts = []
             for name in card.encoded:
                 if (name, i) in features:
-                    parts += [self._text(f" {name.capitalize()}:"), features[name, i]]
+                    label = foundation.token_ids(f" {name.capitalize()}:")
+                    if parts:
+                        parts.append(self._ids(label))
+                    else:  # all rows of the same gate have it, so they can share it
+                        prompt += label
+                    parts.append(features[name, i])
             note = batch.texts[i]
             if note:
                 parts.append(self._text(f" Note: {note}"))
@@ -249,9 +256,8 @@ class InjectedModel(nn.Module):
             if answers:
                 answer = [*foundation.answer_ids(batch.answers[i]), foundation.end_id]
                 parts.append(self._ids(answer[:-1]))
-            question = foundation.token_ids(f" Question: {batch.questions[i]}")
-            prompt = (*foundation.start_ids(), *question)
-            rows.append(Row(self.key(task, having[i]), prompt, torch.cat(parts), tuple(answer)))
+            key = self.key(task, having[i])
+            rows.append(Row(key, tuple(prompt), torch.cat(parts), tuple(answer)))
         return rows
 
     def _feature_embeddings(self, batch: Batch) -> dict[tuple[str, int], Tensor]:

@@ -2,7 +2,7 @@
 
 A row is a prompt, which the patients of a task have in common, and what is this patient's:
 
-    Question: ... | Image: <K tokens> Vitals: <K tokens> ... Note: ... Answer: yes<end>
+    Question: ... Vitals: | <K tokens> Labs: <K tokens> ... Note: ... Answer: yes<end>
 
 The prompt stands first, so that a batch needs to compute it only once (:func:`pack`). A model that
 cannot read a packed batch gets one row each (:func:`stack`).

@@ -87,7 +87,7 @@ def test_counts_are_those_of_the_model(words: tuple[str, ...]) -> None:
     trained = (p for part in parts if part is not None for p in part.parameters())
     assert own.trained == sum(p.numel() for p in trained)
     assert sum(own.adapted.values()) == (14 if config.injector.experts else 0)
-    assert own.training(1e6) >= own.asking + 1e6
+    assert own.training(1e6) >= replace(own, merged=False).asking + 1e6
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -123,6 +123,14 @@ def test_too_little_memory_is_said_before_weights_are_read(
     free(own.asking)
     check_memory(config)
     free(own.asking - 1)
+    with pytest.raises(UserError, match=r"evaluation\.merge_experts=false would fit"):
+        check_memory(config)
+    config = saved(tmp_path / "model", "foundation.dtype=float32", "evaluation.merge_experts=false")
+    alone = footprint.footprint(config)
+    assert own.asking - alone.asking == own.parameters * 4
+    free(alone.asking)
+    check_memory(config)
+    free(alone.asking - 1)
     with pytest.raises(UserError, match=r"GB free; foundation\.dtype=bfloat16 would fit"):
         check_memory(config)
     free(PROCESS // 2)

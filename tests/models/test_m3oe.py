@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from fedkim_core.config import compose
 from fedkim_core.errors import UserError
@@ -101,6 +102,61 @@ def test_fold_is_a_plain_adapter(tmp_path) -> None:
         torch.testing.assert_close(plain(ids).logits, want, atol=1e-10, rtol=1e-10)
         merged = plain.merge_and_unload()
         torch.testing.assert_close(merged(ids).logits, want, atol=1e-10, rtol=1e-10)
+
+
+@settings(max_examples=10, deadline=None)
+@given(experts=st.integers(1, 5), rank=st.integers(1, 3), seed=st.integers(0, 99))
+def test_merged_answers_as_gated_and_leaves_no_trace(experts: int, rank: int, seed: int) -> None:
+    made, alpha = make(experts, rank), alphas(1, experts, seed)
+    ids = torch.randint(0, 250, (2, 9), generator=torch.Generator().manual_seed(seed))
+    before = copy.deepcopy(made.model.state_dict())
+    with torch.no_grad(), made.gated(alpha.expand(2, -1)):
+        want = made.model(ids).logits
+    with torch.no_grad(), made.merged(alpha[0]):
+        with made.gated(alpha.expand(2, -1)):
+            got = made.model(ids).logits
+        alone = made.model(ids).logits
+    torch.testing.assert_close(got, want, atol=1e-10, rtol=1e-10)
+    assert torch.equal(alone, got)  # no gate is needed: the experts are in the weights
+    with pytest.raises(ZeroDivisionError), made.merged(alpha[0]):
+        _ = 1 / 0
+    after = made.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_merged_weights_refuse_another_question() -> None:
+    made = make(2, 2)
+    with made.merged(torch.tensor([0.25, 0.75]).double()):
+        with pytest.raises(RuntimeError, match="other experts"), made.gated(alphas(1, 2)):
+            pass
+        with pytest.raises(RuntimeError, match="merged"), made.disabled():
+            pass
+    with made.gated(alphas(1, 2)):
+        pass
+
+
+def test_sixteen_bits_are_not_merged() -> None:
+    """What an expert adds would in part be rounded away."""
+    config = compose(["foundation=tiny", "injector.experts=2"])
+    made = Experts(load_foundation(config.foundation).model.bfloat16(), config.injector)
+    assert not made.mergeable
+    with pytest.raises(RuntimeError, match="adapter"), made.merged(torch.ones(2) / 2):
+        pass
+
+
+def test_weights_that_lie_the_other_way_round_are_merged() -> None:
+    """GPT-2 keeps [in, out]."""
+    torch.manual_seed(0)
+    shape = GPT2Config(n_layer=2, n_head=2, n_embd=32, vocab_size=60, n_positions=16)
+    config = compose(["injector.experts=2", "injector.rank=2", "injector.targets=[c_attn,c_fc]"])
+    made = Experts(GPT2LMHeadModel(shape).double().eval(), config.injector)
+    for parameter in made.parameters():
+        parameter.data = 0.1 * torch.randn(parameter.shape).double()
+    ids, alpha = torch.randint(0, 60, (1, 7)), alphas(1, 2)
+    with torch.no_grad(), made.gated(alpha):
+        want = made.model(ids).logits
+    with torch.no_grad(), made.merged(alpha[0]):
+        torch.testing.assert_close(made.model(ids).logits, want, atol=1e-10, rtol=1e-10)
 
 
 def test_b_starts_at_zero_and_base_stays_frozen() -> None:

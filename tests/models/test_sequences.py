@@ -1,5 +1,7 @@
 """Packed rows are read as each row alone; padding stands on the left."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedkim_core.config import compose
 from fedkim_core.models.foundation import Foundation, load_foundation
-from fedkim_core.models.sequences import Row, pack, pad
+from fedkim_core.models.sequences import Row, pack, pad, portions
 
 KEYS = [("a", ()), ("a", ("image",)), ("b", ("image",))]
 PROMPTS = [(1, 2, 3), (1, 2), (4,)]
@@ -30,6 +32,16 @@ kinds = st.lists(
     min_size=1,
     max_size=6,
 )
+
+
+@given(kinds, st.integers(1, 20))
+def test_portions_keep_every_row_in_order(drawn: list, most: int) -> None:
+    rows = [row(kind) for kind in drawn]
+    parts = list(portions(rows, most))
+    assert [id(r) for part in parts for r in part] == [id(r) for r in rows]
+    sizes = [[len(r.rest) for r in part] for part in parts]
+    assert all(sum(own) <= most or len(own) == 1 for own in sizes)
+    assert all(sum(a) + b[0] > most for a, b in pairwise(sizes))  # none could take one more
 
 
 @settings(max_examples=40, deadline=None)

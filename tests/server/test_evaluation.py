@@ -6,6 +6,7 @@ import torch
 from fedkim_core.data.examples import Example, collate
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.tasks import load_tasks
+from server_app import evaluation
 from server_app.evaluation import Answers, ask, ask_heads, points, score
 from tests.patients import example
 from tests.tiny import make_model, tiny
@@ -47,6 +48,33 @@ def test_every_task_is_answered_row_by_row(model: InjectedModel) -> None:
         else:
             assert given.texts == model.generate(collate(own), 4)
             assert given.logits == []
+
+
+def test_merged_experts_say_what_the_gate_says(
+    model: InjectedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patients without all modalities have another gate, and so their own merge."""
+    fewer = [example("mortality", i, without=("labs",)) for i in range(3)]
+    live = ask(model, [*ROWS, *fewer], CONFIG.evaluation)
+    merged: list[object] = []
+    own = InjectedModel.merged
+
+    def watched(self: InjectedModel, key: object) -> object:
+        merged.append(key)
+        return own(self, key)
+
+    monkeypatch.setattr(evaluation, "WORTH_MERGING", 1)
+    monkeypatch.setattr(InjectedModel, "merged", watched)
+    got = ask(model, [*ROWS, *fewer], CONFIG.evaluation)
+    assert len(merged) == len(CARDS) + 1
+    for task, answers in live.items():
+        assert got[task].texts == answers.texts
+        torch.testing.assert_close(
+            torch.tensor(got[task].logits), torch.tensor(answers.logits), atol=1e-4, rtol=1e-4
+        )
+    assert ask(model, ROWS, CONFIG.evaluation, plain=True) == ask(
+        model, ROWS, CONFIG.evaluation, plain=True
+    )
 
 
 def test_asked_again_it_says_the_same(model: InjectedModel) -> None:

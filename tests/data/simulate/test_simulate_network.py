@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from fedkim_core.data.simulate import SIMULATOR_VERSION, simulate_network
+from fedkim_core.data.simulate import SIMULATOR_VERSION, build, simulate_network
 from fedkim_core.data.simulate.build import draw_with_both_answers, true_answers
 from fedkim_core.data.simulate.hospitals import PROFILES, hospital_names, mixture
 from fedkim_core.data.simulate.patients import draw_patients
@@ -166,6 +166,28 @@ def test_progress_is_told(tmp_path: Path) -> None:
         ("test", 3, 4),
         ("done", 4, 4),
     ]
+
+
+def test_processes_write_the_same_bytes(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(build, "cores", lambda: 2)
+    told: list[tuple[str, int, int]] = []
+    simulate_network(tmp_path / "n", seed=3, sites=5, progress=lambda *a: told.append(a), **SIZES)
+    for here, there in zip(folders(tmp_path / "n"), folders(network), strict=True):
+        assert fingerprint(here) == fingerprint(there)
+    assert [done for _, done, _ in told] == list(range(9))
+
+
+def test_a_process_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "WORTH_PROCESSES", 1)
+    monkeypatch.setattr(build, "cores", lambda: 2)
+    with pytest.raises(ValueError, match="negative"):
+        simulate_network(tmp_path / "n", seed=0, sites=2, **{**SIZES, "patients": -1})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_leaves_nothing(tmp_path: Path) -> None:
