@@ -33,6 +33,8 @@ class InProcessGrid(Grid):
             )
             for i in range(nodes)
         }
+        self.partitions = list(range(nodes))
+        """By site, in the order of names: its place among the site folders of a simulation."""
         self.sent: list[Message] = []
         self.received: list[Message] = []
         self._inbox: dict[str, Message] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from client_app.app import app
 from fedkim_core.config import compose
 from fedkim_core.data.examples import Example
-from fedkim_core.data.network import Network
+from fedkim_core.data.network import Network, locate
 from fedkim_core.data.site import Site, load_examples
 from fedkim_core.exchange import Contract
 from fedkim_core.guard import code_digest
@@ -74,10 +74,18 @@ def public_examples(network: Path, config: Config) -> list[Example]:
 
 
 def make_grid(words: list[str], **options: object) -> InProcessGrid:
-    """Three nodes that answer for the three sites of the fixture ``network``."""
+    """Three nodes that answer for the three sites of the fixture ``network``, by name."""
     # Flower warns of a deprecated logger when a client app runs outside its own process.
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    return InProcessGrid(app, 3, shlex.join(words), **options)
+    grid = InProcessGrid(app, 3, shlex.join(words), **options)
+    config = compose([word for word in words if not word.startswith("resume=")])
+    members = Network(locate(config.data, config.seed)).members(config.federation)
+    names = [path.name for (path, *_) in members]
+    if set(names) == set(SITES):
+        grid.partitions = [names.index(site) for site in SITES]
+        for context, partition in zip(grid.contexts.values(), grid.partitions, strict=True):
+            context.node_config["partition-id"] = partition
+    return grid
 
 
 def make_strategy(words: list[str], folder: Path) -> KnowledgeStrategy:

@@ -239,7 +239,7 @@ class InjectedModel(nn.Module):
             card = self.cards[task]
             question = foundation.token_ids(f" Question: {batch.questions[i]}")
             prompt = [*foundation.start_ids(), *question]
-            parts = []
+            parts: list[Tensor] = []
             for name in card.encoded:
                 if (name, i) in features:
                     label = foundation.token_ids(f" {name.capitalize()}:")

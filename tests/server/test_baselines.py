@@ -14,6 +14,7 @@ from client_app.app import app, open_workplace
 from fedkim_core.config import compose
 from fedkim_core.data.examples import NO, YES, Example, batches
 from fedkim_core.data.network import Network
+from fedkim_core.data.site import Site
 from fedkim_core.errors import UserError
 from server_app.finished import evaluate_run
 from server_app.run import execute
@@ -44,7 +45,10 @@ def test_who_takes_part(network: Path) -> None:
         config = compose(words).federation
         return [[path.name for path in member] for member in found.members(config)]
 
-    assert members() == [[name] for name in SITES]
+    largest_first = members()
+    assert sorted(largest_first) == [[name] for name in SITES]
+    counts = [len(Site.open(network / "sites" / name).examples) for (name,) in largest_first]
+    assert counts == sorted(counts, reverse=True)
     assert members("federation=public") == [["public"]]
     assert members("federation=central") == [list(SITES)]
     assert members("federation=local", f"federation.site={SITES[1]}") == [[SITES[1]]]

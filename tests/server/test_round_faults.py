@@ -64,12 +64,12 @@ def counts(record: str, values: dict[str, int | float]) -> Callable[[Message], M
     return training(change)
 
 
-def node(grid: InProcessGrid, identity: int, partition: int) -> Context:
-    """A node that answers for the site of ``partition``."""
+def node(grid: InProcessGrid, identity: int, site: int) -> Context:
+    """A node that answers for the site of that number, in the order of names."""
     return Context(
         run_id=1,
         node_id=identity,
-        node_config={"partition-id": partition, "num-partitions": 3},
+        node_config={"partition-id": grid.partitions[site], "num-partitions": 3},
         state=RecordDict(),
         run_config=next(iter(grid.contexts.values())).run_config,
     )

@@ -183,7 +183,7 @@ def test_faulty_validation_costs_its_metrics_only(network: Path, tmp_path: Path)
 def test_two_nodes_for_one_site_are_refused(network: Path, tmp_path: Path) -> None:
     words = overrides(network)
     grid = make_grid(words)
-    grid.contexts[102].node_config["partition-id"] = 1
+    grid.contexts[102].node_config["partition-id"] = grid.partitions[1]
     strategy = make_strategy(words, tmp_path)
     with pytest.raises(RoundFailed, match=f"two nodes answer for the site '{SITES[1]}'"):
         strategy.discover(grid)
