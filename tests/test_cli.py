@@ -118,6 +118,18 @@ def test_prepare_list() -> None:
     assert lines[start + 2] == "  tasks: ecg_abnormal, ectopic_beats"
 
 
+def test_experiments_are_listed_and_their_cost_is_told_before(tmp_path: Path) -> None:
+    assert "ablation: What each part of the method is worth (19 cells, 5 seeds)" in (
+        fedkim("experiment", "--list").stdout.splitlines()
+    )
+    done = fedkim("experiment", "tiny", "--dry-run", "--out", tmp_path / "tiny", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *cells = done.stdout.splitlines()
+    assert first.startswith("tiny: 12 cells x 1 seeds = 12 runs; 0 done; 12 to run")
+    assert len([line for line in cells if line.startswith("to run: ")]) == 12
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -136,6 +148,9 @@ def test_prepare_list() -> None:
         (["check-site", "nowhere"], "nowhere: 1 fault"),
         (["report", "nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "nowhere"),
+        (["experiment"], "experiment: which one?"),
+        (["experiment", "nowhere"], "experiment nowhere: no such file; known: ablation"),
+        (["tune", "rounds=3", "--out", "search"], "tune: nothing varies; give choices"),
         (["evaluate", "nowhere", "--split", "train"], "split=train: must be validation or test"),
     ],
 )

@@ -170,10 +170,10 @@ class Experts:
         scale = alpha.detach().repeat_interleave(self.rank)
         with self.disabled():
             own = [base.weight.data for base in self._bases]
-            for layer, base in zip(self._layers, self._bases, strict=True):
-                base.weight.data = _with_adapter(layer, base.weight.data, scale)
-            self._merged = alpha.detach()
             try:
+                for layer, base in zip(self._layers, self._bases, strict=True):
+                    base.weight.data = _with_adapter(layer, base.weight.data, scale)
+                self._merged = alpha.detach()
                 yield
             finally:
                 self._merged = None

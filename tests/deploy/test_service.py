@@ -1,6 +1,7 @@
 """A service is started once, its output kept, and nothing of it is left when it is stopped."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from fedkim_core.deploy.service import Service
 from fedkim_core.errors import UserError
+from fedkim_core.paths import APP
 from fedkim_core.superlink import RunFailure
 
 ORPHAN = (
@@ -65,6 +67,22 @@ def test_start_look_stop(tmp_path: Path) -> None:
     assert one.running() is None
     assert gone(orphan_of(one.log.read_text()))
     assert not one.pid_file.exists()
+
+
+def test_in_the_foreground_it_ends_as_its_command_does(tmp_path: Path) -> None:
+    """In a process of its own, which it changes for good."""
+    code = (
+        "import sys; from pathlib import Path; from tests.deploy.test_service import service;"
+        "one = service(Path(sys.argv[1]), 'print(\"at work\"); raise SystemExit(7)');"
+        "sys.exit(one.foreground())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=APP, capture_output=True, text=True
+    )
+    assert done.returncode == 7, done.stderr
+    assert "at work" in done.stdout
+    assert "at work" in (tmp_path / "logs" / "site.log").read_text()
+    assert not (tmp_path / "state" / "site.pid").exists()
 
 
 def test_a_service_that_ends_says_why(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from fedkim_core.config import compose
 from fedkim_core.errors import UserError
+from fedkim_core.models import m3oe
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.m3oe import Experts, Gate, fold, mutual_information
 
@@ -120,6 +121,23 @@ def test_merged_answers_as_gated_and_leaves_no_trace(experts: int, rank: int, se
     assert torch.equal(alone, got)  # no gate is needed: the experts are in the weights
     with pytest.raises(ZeroDivisionError), made.merged(alpha[0]):
         _ = 1 / 0
+    after = made.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_no_room_for_a_merge_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, done = make(2, 2), []
+    before = copy.deepcopy(made.model.state_dict())
+
+    def full(layer: nn.Module, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        if len(done) == 3:
+            raise MemoryError
+        done.append(layer)
+        return weight + 1
+
+    monkeypatch.setattr(m3oe, "_with_adapter", full)
+    with pytest.raises(MemoryError), made.merged(torch.ones(2).double() / 2):
+        pass
     after = made.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
