@@ -35,7 +35,7 @@ NAMES = {
 
 
 def bundled_folder() -> Path:
-    """Folder of the converted model; converts on first use (about ten seconds).
+    """Folder of the converted model; converts on first use (ten to twenty seconds).
 
     Raises:
         UserError: the package is not installed, or the cache folder cannot be written.

@@ -20,9 +20,9 @@ from fedkim_core.tasks import TaskCard
 ANY_TASK = "Answer a question about a patient."
 ANY_INPUT = "The input is what is known of the patient."
 """What a gate without task or modality descriptions reads in their place."""
-MOST_TOKENS = (320, 4096)
-"""Tokens of patients that are read together, on a CPU and elsewhere: fewer leave cores idle, and
-attention within a packed sequence grows with their square."""
+CPU_TOKENS, DEVICE_TOKENS = 320, 4096
+"""Tokens of patients that are read together: fewer leave cores idle, and attention within a packed
+sequence grows with their square."""
 
 
 class InjectedModel(nn.Module):
@@ -44,7 +44,7 @@ class InjectedModel(nn.Module):
         """Counted before the experts are added."""
         check_head(foundation)
         self._lay = pack if packs(foundation) else stack
-        self._most = MOST_TOKENS[foundation.device.type != "cpu"]
+        self._most = CPU_TOKENS if foundation.device.type == "cpu" else DEVICE_TOKENS
         self.experts = Experts(foundation.model, config) if config.experts else None
         self.gate = (
             Gate(
