@@ -9,6 +9,7 @@ from fedkim_core.config import compose
 from fedkim_core.data.examples import Example
 from fedkim_core.data.network import Network, locate
 from fedkim_core.data.site import Site, load_examples
+from fedkim_core.errors import UserError
 from fedkim_core.exchange import Contract
 from fedkim_core.guard import code_digest
 from fedkim_core.models.extractor import KnowledgeExtractor
@@ -78,8 +79,11 @@ def make_grid(words: list[str], **options: object) -> InProcessGrid:
     # Flower warns of a deprecated logger when a client app runs outside its own process.
     logging.getLogger("flwr").setLevel(logging.ERROR)
     grid = InProcessGrid(app, 3, shlex.join(words), **options)
-    config = compose([word for word in words if not word.startswith("resume=")])
-    members = Network(locate(config.data, config.seed)).members(config.federation)
+    try:
+        config = compose(words)
+        members = Network(locate(config.data, config.seed)).members(config.federation)
+    except UserError:  # which the server meets as well, and says
+        return grid
     names = [path.name for (path, *_) in members]
     if set(names) == set(SITES):
         grid.partitions = [names.index(site) for site in SITES]
