@@ -29,6 +29,7 @@ from fedkim_core.data.site import Site, load_examples
 from fedkim_core.deploy.settings import Egress
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Contract, KnowledgeUpdate, SiteProfile
+from fedkim_core.local_optimisers import at_round
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.seeds import generator, seeded
 from fedkim_core.settings import Config
@@ -144,10 +145,11 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
     memory = Memory(instructions.run, workplace.name)
     kept = memory.before(instructions.round)  # nothing, unless codec or strategy needs it
     variates = _variates(workplace, message.content, kept)
+    strategy = at_round(config.strategy, instructions.round, config.rounds)
     result = training.train(
         extractor,
         workplace.examples["train"],
-        config.strategy,
+        strategy,
         seed=config.seed,
         site=workplace.name,
         round=instructions.round,
@@ -158,8 +160,7 @@ def train(workplace: Workplace, message: Message) -> RecordDict:
     changes = None
     if variates:
         # Of what leaves: made of the bare weights, they would tell what privacy has hidden.
-        rate = config.strategy.learning_rate
-        changes = variates.changes(arrays, received, result.steps, rate)
+        changes = variates.changes(arrays, received, result.steps, strategy.learning_rate)
     codec = choose(instructions.codec)
     if codec.feedback:
         arrays = feedback.add(arrays, kept)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import polars as pl
@@ -58,6 +59,7 @@ class Advisor:
     ) -> None:
         self.model, self.config, self.summary = model.eval(), config, summary
         self._answers = answers
+        self._asked = Lock()
 
     def readable(self, task: str) -> list[str]:
         """The modalities of a task that this run has an encoder for.
@@ -104,9 +106,19 @@ class Advisor:
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         """Answers in the order of the questions, which may be of different tasks.
 
+        Experts stay merged into the foundation model from one call to the next, as long as all
+        questions have the same task and modalities (``evaluation.merge_experts``).
+
         Raises:
             UserError: the model gives something that is not a number.
         """
+        with self._asked:
+            keys = {self.model.key(e.task, e.features) for e in examples}
+            alike = len(keys) == 1 and self.config.evaluation.merge_experts
+            self.model.keep_merged(keys.pop() if alike else None)
+            return self._answer(examples)
+
+    def _answer(self, examples: Sequence[Example]) -> list[Reply]:
         logits: dict[int, float] = {}
         texts: dict[int, str] = {}
         cards = self.model.cards

@@ -35,8 +35,13 @@ from fedkim_core.superlink import RunFailure, RunStatus, SuperLink
 from fedkim_core.view import PrepareView, view_for
 
 OK, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 130
-POLL_SECONDS = 15.0
-"""Between two questions for the state of a run that shows no sign of having ended."""
+POLL_SECONDS = 30.0
+"""Without an event after which Flower is asked whether the run still goes on.
+
+To ask takes a core two seconds, for which the foundation model waits.
+"""
+START_SECONDS = 5.0
+"""From a run's submission to its first process, at most."""
 SILENCES = 3
 """Questions in a row that may go unanswered."""
 END_SECONDS = 120.0
@@ -307,14 +312,17 @@ def _follow(
     link: SuperLink, run_id: str, progress: Progress, tail: Tail, console: Console
 ) -> RunStatus:
     """Show the events until Flower says that the run has finished."""
-    asked, looked, silent, ended, idle = 0.0, 0.0, 0, 0.0, False
+    heard = looked = time.monotonic()
+    asked = heard + START_SECONDS
+    silent, ended, idle = 0, 0.0, False
     with view_for(console, progress) as view:
         while True:
-            status = None
-            if time.monotonic() - looked > 1.0:
-                idle, looked = link.idle(), time.monotonic()
+            status, now = None, time.monotonic()
+            if now - looked > 1.0:
+                idle, looked = link.idle(), now
             near_end = progress.end is not None or idle
-            if time.monotonic() - asked > (1.0 if near_end else POLL_SECONDS):
+            quiet = now - asked if near_end else now - max(asked, heard)
+            if quiet > (1.0 if near_end else POLL_SECONDS):
                 try:
                     status, silent = link.status(run_id), 0
                 except RunFailure:  # two busy cores may keep it from answering in time, once
@@ -323,6 +331,7 @@ def _follow(
                         raise
                 asked = time.monotonic()
             for event in tail.read():
+                heard = time.monotonic()
                 progress.update(event)
                 view.show(event)
             if status is not None and status.finished:

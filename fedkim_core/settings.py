@@ -255,6 +255,9 @@ class StrategyConfig(_Section):
     local_epochs: Positive
     batch_size: Positive
     learning_rate: Rate
+    """Of the sites' first round."""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """Of the learning rate over the rounds (fedkim_core/local_optimisers.py)."""
     weight_decay: NonNegative
     clip_norm: Annotated[float, Field(gt=0)]
     class_balance: bool

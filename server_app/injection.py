@@ -15,6 +15,8 @@ from fedkim_core.settings import InjectorConfig
 
 FLOOR = 0.1
 """Share of the learning rate that is left at the end of the run."""
+FALL = 0.25
+"""Share of the run's steps over which the rate falls (warm-up, stable, decay: Hu et al. 2024)."""
 
 
 class Injector:
@@ -130,12 +132,16 @@ class Injector:
 
 
 def _rate(step: int, total: int, warmup: float) -> float:
-    """Linear rise over the warm-up, then half a cosine down to :data:`FLOOR`."""
+    """Linear rise over the warm-up, then constant, then over the last :data:`FALL` down to FLOOR.
+
+    Not a cosine over the whole run: the encoders are good in its last rounds, and what is learned
+    of them then should not be learned at a rate that has fallen already.
+    """
     rise = max(1, round(total * warmup))
     if step < rise:
         return (step + 1) / rise
-    gone = (step - rise) / max(1, total - rise)
-    return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * min(gone, 1.0))) / 2
+    left = (total - step) / max(1, round(total * FALL))
+    return FLOOR + (1 - FLOOR) * min(max(left, 0.0), 1.0)
 
 
 def balanced_batches(

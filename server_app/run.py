@@ -20,6 +20,7 @@ from fedkim_core.data.examples import Example
 from fedkim_core.data.network import SERVER_SETS, prepare
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, Contract
+from fedkim_core.local_optimisers import at_round
 from fedkim_core.metrics import Scores
 from fedkim_core.report import write_report
 from fedkim_core.settings import Config
@@ -161,8 +162,8 @@ class Run:
             self.recorder.note("this is other code than the run began with; results may differ")
         if state["rounds"] != self.config.rounds:
             self.recorder.note(
-                f"rounds raised from {state['rounds']} to {self.config.rounds}: the injector's "
-                "learning rate goes on along the longer schedule, so the result is not that of a "
+                f"rounds raised from {state['rounds']} to {self.config.rounds}: the learning "
+                "rates go on along the longer schedule, so the result is not that of a "
                 f"run of {self.config.rounds} rounds from its beginning"
             )
 
@@ -182,7 +183,7 @@ class Run:
                 tune_extractor(
                     model.extractor,
                     self.sets["public"],
-                    config.strategy,
+                    at_round(config.strategy, round, config.rounds),
                     epochs=epochs,
                     seed=config.seed,
                     round=round,

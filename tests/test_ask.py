@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -128,6 +129,37 @@ def test_a_reply_says_what_it_stands_on(model: object) -> None:
     (alone,) = Advisor(model, CONFIG, None, {}).answer(asked[:1])
     assert any("are unknown" in note for note in alone.notes)
     assert alone.probability == pytest.approx(stay.probability, abs=1e-6)
+
+
+def test_experts_stay_merged_while_questions_are_alike() -> None:
+    """The gate is constant then; answers are those of the live gate."""
+    model = make_model(CONFIG)
+    for i, parameter in enumerate(model.experts.parameters()):
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+        parameter.data = 0.3 * noise
+    never = CONFIG.evaluation.model_copy(update={"merge_experts": False})
+    live = Advisor(model, CONFIG.model_copy(update={"evaluation": never}), None, {})
+    advisor = Advisor(model, CONFIG, None, {})
+    film, stay, gap = (
+        advisor.example(task, example(task, i, without=without).features)
+        for i, (task, without) in enumerate(
+            [("covid19", ()), ("mortality", ()), ("mortality", ("labs",))]
+        )
+    )
+    shown = [
+        ([film], True),
+        ([film, film], True),
+        ([stay], True),
+        ([stay, gap], False),  # of the same task, but the gate reads which modalities there are
+        ([film, stay], False),
+        ([gap], True),
+    ]
+    for asked, merged in shown:
+        want = [reply.probability for reply in live.answer(asked)]
+        assert model.merged_for is None
+        got = [reply.probability for reply in advisor.answer(asked)]
+        assert (model.merged_for is not None) == merged
+        assert got == pytest.approx(want, abs=1e-5)
 
 
 def test_questions_that_cannot_be_asked(model: object) -> None:

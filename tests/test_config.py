@@ -25,7 +25,7 @@ GROUPS = sorted(
 
 def test_defaults_are_a_run() -> None:
     config = compose()
-    assert (config.rounds, config.tasks, config.data.kind) == (5, "all", "synthetic")
+    assert (config.rounds, config.tasks, config.data.kind) == (4, "all", "synthetic")
     assert len(config.cards()) == 12
     assert compose() == config
 

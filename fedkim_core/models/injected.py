@@ -58,6 +58,8 @@ class InjectedModel(nn.Module):
             else None
         )
         self._gate_config, self._expert_count = config.gate, config.experts
+        self.merged_for: Key | None = None
+        """Whose experts :meth:`keep_merged` has merged."""
         scale = foundation.embedding_size
         self.connectors = nn.ModuleDict(
             {
@@ -155,10 +157,21 @@ class InjectedModel(nn.Module):
         if self.experts is None or not self.experts.mergeable:
             yield
             return
-        with torch.no_grad():
-            alpha = self.alphas([key])[0]
-        with self.experts.merged(alpha):
+        with self.experts.merged(self._alpha(key)):
             yield
+
+    def keep_merged(self, key: Key | None) -> None:
+        """As :meth:`merged`, until this is called again; None ends it.
+
+        To change from one key to another takes about as long as to answer a question.
+        """
+        if key == self.merged_for or self.experts is None or not self.experts.mergeable:
+            return
+        self.experts.unmerge()
+        self.merged_for = None
+        if key is not None:
+            self.experts.merge(self._alpha(key))
+            self.merged_for = key
 
     def key(self, task: str, given: Collection[str]) -> Key:
         """What the gate reads of a question of ``task`` about a patient with these modalities."""
@@ -166,6 +179,10 @@ class InjectedModel(nn.Module):
         return task, tuple(m for m in self.cards[task].modalities if m == "text" or m in given)
 
     # --- the gate --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _alpha(self, key: Key) -> Tensor:
+        return self.alphas([key])[0]
 
     def alphas(self, keys: Sequence[Key]) -> Tensor:
         """Expert weights ``[N, P]`` of (task, modalities present) pairs."""

@@ -14,7 +14,7 @@ leaves a plain PEFT adapter that needs no gate.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import cast
 
@@ -114,6 +114,10 @@ class Experts:
         self._scale: Tensor | None = None
         self._merged: Tensor | None = None
         """Experts' weights ``[P]`` that the frozen weights hold at the moment."""
+        self._own: list[Tensor] = []
+        """The frozen weights themselves, meanwhile."""
+        self._plain = ExitStack()
+        """Holds the adapter disabled, meanwhile."""
         self._asked = RLock()
         """The hooks read one gate: who asks from another thread waits."""
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
@@ -156,29 +160,48 @@ class Experts:
 
     @contextmanager
     def merged(self, alpha: Tensor) -> Iterator[None]:
-        """Within this context the frozen weights hold the experts, weighed by ``alpha [P]``.
+        """Within this context the frozen weights hold the experts: see :meth:`merge`."""
+        with self._asked:
+            self.merge(alpha)
+            try:
+                yield
+            finally:
+                self.unmerge()
+
+    def merge(self, alpha: Tensor) -> None:
+        """Let the frozen weights hold the experts, weighed by ``alpha [P]``, until :meth:`unmerge`.
 
         The model then costs what it costs without experts, and answers everybody with this
         gate. The weights are replaced and put back, never added to, so that none of their bits
         changes.
 
         Raises:
-            RuntimeError: :attr:`mergeable` is False.
+            RuntimeError: :attr:`mergeable` is False, or others are merged already.
         """
         if not self.mergeable:
             raise RuntimeError("these weights cannot take up an adapter")
         scale = alpha.detach().repeat_interleave(self.rank)
-        with self.disabled():
-            own = [base.weight.data for base in self._bases]
+        with self._asked:
+            if self._merged is not None:
+                raise RuntimeError("the frozen weights hold merged experts")
+            self._own = [base.weight.data for base in self._bases]
+            self._merged = alpha.detach()
             try:
                 for layer, base in zip(self._layers, self._bases, strict=True):
                     base.weight.data = _with_adapter(layer, base.weight.data, scale)
-                self._merged = alpha.detach()
-                yield
-            finally:
-                self._merged = None
-                for base, weight in zip(self._bases, own, strict=True):
-                    base.weight.data = weight
+                self._plain.enter_context(self.model.disable_adapter())
+            except BaseException:
+                self.unmerge()
+                raise
+
+    def unmerge(self) -> None:
+        """Give the frozen weights back what they were; nothing if no experts are merged."""
+        with self._asked:
+            self._plain.close()
+            self._merged = None
+            for base, weight in zip(self._bases, self._own, strict=bool(self._own)):
+                base.weight.data = weight
+            self._own = []
 
     @property
     def mergeable(self) -> bool:

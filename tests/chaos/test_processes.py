@@ -52,7 +52,7 @@ def assert_recovers(command: Command, code: int, reason: str, whole: Path, **opt
     assert kept(command.folder) == kept(whole)
 
 
-@pytest.mark.e2e
+@pytest.mark.chaos
 def test_the_server_application_is_killed(begin: Start, whole: Path) -> None:
     command = begin()
     command.wait_for("phase", name="inject", round=2)
@@ -60,7 +60,7 @@ def test_the_server_application_is_killed(begin: Start, whole: Path) -> None:
     assert_recovers(command, 1, "the run failed", whole)
 
 
-@pytest.mark.chaos
+@pytest.mark.e2e
 def test_the_superlink_is_killed(begin: Start, whole: Path) -> None:
     command = begin()
     command.wait_for("phase", name="train", round=2)
@@ -96,7 +96,7 @@ def test_the_superlink_answers_no_more(begin: Start, whole: Path, tmp_path: Path
         ),
         (
             "fedkim_core/runner.py",
-            lambda text: text.replace("POLL_SECONDS = 15.0", "POLL_SECONDS = 1.0"),
+            lambda text: text.replace("POLL_SECONDS = 30.0", "POLL_SECONDS = 1.0"),
         ),
     )
     command = begin(app=app)

@@ -142,6 +142,27 @@ def test_no_room_for_a_merge_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) ->
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_merged_until_told_otherwise() -> None:
+    """Not only within a block, and whichever thread asks or ends it."""
+    made, alpha = make(2, 2), alphas(1, 2)
+    before = copy.deepcopy(made.model.state_dict())
+    ids = torch.randint(0, 250, (1, 9))
+    with torch.no_grad(), made.gated(alpha):
+        want = made.model(ids).logits
+    with ThreadPoolExecutor(1) as other:
+        other.submit(made.merge, alpha[0]).result()
+    with torch.no_grad(), made.gated(alpha):
+        torch.testing.assert_close(made.model(ids).logits, want, atol=1e-10, rtol=1e-10)
+    with pytest.raises(RuntimeError, match="hold merged experts"):
+        made.merge(alpha[0])
+    made.unmerge()
+    made.unmerge()  # which does nothing
+    after = made.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    with torch.no_grad(), made.gated(alpha):
+        assert torch.equal(made.model(ids).logits, want)
+
+
 def test_merged_weights_refuse_another_question() -> None:
     made = make(2, 2)
     with made.merged(torch.tensor([0.25, 0.75]).double()):

@@ -11,13 +11,12 @@ from fedkim_core.models.encoders.parts import TokenPool, norm
 
 
 class _Stage(nn.Module):
-    """Halve the sampling rate, then one residual block with a receptive field of 2 x 7."""
+    """Lower the sampling rate, then one residual block with a receptive field of 2 x 7."""
 
-    def __init__(self, inner: int, outer: int) -> None:
+    def __init__(self, inner: int, outer: int, *, kernel: int, stride: int) -> None:
         super().__init__()
-        self.down = nn.Sequential(
-            nn.Conv1d(inner, outer, 7, stride=2, padding=3, bias=False), norm(outer), nn.GELU()
-        )
+        down = nn.Conv1d(inner, outer, kernel, stride, padding=kernel // 2, bias=False)
+        self.down = nn.Sequential(down, norm(outer), nn.GELU())
         self.block = nn.Sequential(
             nn.Conv1d(outer, outer, 7, padding=3, bias=False),
             norm(outer),
@@ -34,7 +33,9 @@ class _Stage(nn.Module):
 class Encoder(nn.Module):
     """``[b, leads, samples]`` millivolts to ``[b, tokens, width]``.
 
-    Each lead loses its mean (electrode offset); amplitudes stay in millivolts, they are signs.
+    The first entry of ``channels`` is a stage that reads all leads and keeps a quarter of the
+    rate, each further one a stage that keeps half of what came before. Each lead loses its mean
+    (electrode offset); amplitudes stay in millivolts, they are signs.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Encoder(nn.Module):
         channels: Sequence[int],
     ) -> None:
         super().__init__()
-        steps = [len(modality.leads), *channels]
-        self.stages = nn.Sequential(*(_Stage(a, b) for a, b in pairwise(steps)))
+        first = _Stage(len(modality.leads), channels[0], kernel=15, stride=4)
+        others = (_Stage(a, b, kernel=7, stride=2) for a, b in pairwise(channels))
+        self.stages = nn.Sequential(first, *others)
         self.project = nn.Conv1d(channels[-1], width, 1)
-        length = modality.samples
-        for _ in channels:
+        length = (modality.samples + 3) // 4
+        for _ in channels[1:]:
             length = (length + 1) // 2
         self.position = nn.Parameter(torch.randn(length, width) * 0.02)
         self.pool = TokenPool(width, tokens)

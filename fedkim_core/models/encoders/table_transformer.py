@@ -44,6 +44,7 @@ class Encoder(nn.Module):
         layer = nn.TransformerEncoderLayer(
             width, heads, 2 * width, dropout=0.1, batch_first=True, norm_first=True
         )
+        layer.self_attn.dropout = 0.0  # with it CPUs compute attention the slow way
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.pool = TokenPool(width, tokens)
 

@@ -93,7 +93,7 @@ def test_both_answers_are_tested(network: Path) -> None:
     test = examples(network / "test")
     for name, card in TASKS.items():
         answers = set(test.filter(pl.col("task") == name)["answer"])
-        assert {"yes", "no"} == answers if card.answer == "yes_no" else len(answers) > 3
+        assert {"yes", "no"} == answers if card.answer == "yes_no" else len(answers) > 1
 
 
 def test_some_hospitals_lack_modalities_and_every_trained_task_has_sites(network: Path) -> None:
