@@ -16,10 +16,14 @@ settings.load_profile("fedkim")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, whole federations take turns: each has a process per site."""
+    """Where tests run side by side, whole federations take turns: each has a process per site.
+
+    They begin at once, so that they are not what everybody waits for at the end.
+    """
     for item in items:
         if item.get_closest_marker("e2e"):
             item.add_marker(pytest.mark.xdist_group("federation"))
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
 
 
 @pytest.fixture(autouse=True)

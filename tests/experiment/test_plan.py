@@ -60,7 +60,7 @@ def test_a_key_is_settings_and_code(write: Write) -> None:
             "same": [],
             "again": [f"rounds={compose().rounds}"],
             "elsewhere": ["output=/somewhere", "federation.record=true"],
-            "other": ["rounds=4"],
+            "other": ["rounds=9"],
         }
     )
     same, again, elsewhere, other = keys(plan(str(path)))

@@ -125,7 +125,7 @@ def test_more_rounds(whole: Path, tmp_path: Path) -> None:
     assert lines.startswith((whole / "metrics.jsonl").read_text())
     assert configuration.load(folder).rounds == 3
     (note,) = [e["message"] for e in events(folder) if e["event"] == "note"]
-    assert "rounds raised from 2 to 3: the injector's learning rate" in note
+    assert "rounds raised from 2 to 3: the learning rates go on" in note
 
 
 def test_few_shot_tuning_is_not_done_twice(whole: Path, tmp_path: Path) -> None:
