@@ -2,8 +2,8 @@
 
     python -m benchmarks.shares            # as a part of `make bench`, which keeps the table
 
-Every variant does the same arithmetic on the same public examples (synthetic), so its loss is the
-same but for rounding; that is checked. They take turns, a step each; a figure is the median over
+Every variant comes to the same loss on the same public examples (synthetic), but for rounding; that
+is checked. They take turns, a step each; a figure is the median over
 turns of the ratio within one turn.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +41,9 @@ TURNS = 8
 
 
 @contextmanager
-def _set(owner: object, name: str, value: object) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-@contextmanager
 def a_row_each(model: InjectedModel) -> Iterator[None]:
     """Every question brings its own prompt and is padded to the longest."""
-    with _set(model, "_lay", stack):
+    with patch.object(model, "_lay", stack):
         yield
 
 
@@ -67,7 +58,7 @@ def head_everywhere(model: InjectedModel) -> Iterator[None]:
         supervised = layout.targets >= 0
         return nn.functional.cross_entropy(logits[supervised], layout.targets[supervised])
 
-    with _set(model, "loss", loss):
+    with patch.object(model, "loss", loss):
         yield
 
 
@@ -80,7 +71,7 @@ def gate_for_every_row(model: InjectedModel) -> Iterator[None]:
         # A batch of the demo has four questions of each task.
         return torch.stack([once(list(keys)) for _ in range(4)]).mean(0)
 
-    with _set(model, "alphas", each):
+    with patch.object(model, "alphas", each):
         yield
 
 
@@ -90,7 +81,7 @@ def inputs_cast(model: InjectedModel) -> Iterator[None]:
     assert model.experts is not None
     with ExitStack() as all_of_them:
         for layer in model.experts._layers:
-            all_of_them.enter_context(_set(layer, "cast_input_dtype_enabled", True))
+            all_of_them.enter_context(patch.object(layer, "cast_input_dtype_enabled", True))
         yield
 
 
@@ -126,13 +117,6 @@ def step(model: InjectedModel, injector: Injector, batch: Batch) -> float:
     return loss.item()
 
 
-def variants(model: InjectedModel, switched: Sequence[Switch]) -> ExitStack:
-    entered = ExitStack()
-    for switch in switched:
-        entered.enter_context(switch(model))
-    return entered
-
-
 def measure(config: Config, turns: int) -> list[str]:
     """A table: without which shortcut a step takes how many times as long."""
     model = build_model(config)
@@ -150,7 +134,9 @@ def measure(config: Config, turns: int) -> list[str]:
     for turn, batch in enumerate(batches):
         losses = {}
         for name, switched in among.items():
-            with variants(model, switched):
+            with ExitStack() as entered:
+                for switch in switched:
+                    entered.enter_context(switch(model))
                 began = time.perf_counter()
                 losses[name] = step(model, injector, batch)
                 if turn:  # the first is the warm-up

@@ -48,6 +48,7 @@ def test_a_site_trains_with_the_rate_of_its_round(network: Path) -> None:
         "extractor.dropout=0",
         "strategy.schedule=cosine",
         "strategy.optimiser=sgd",
+        "strategy.learning_rate=0.1",
         "strategy.batch_size=100",
         "strategy.weight_decay=0",
     ]
