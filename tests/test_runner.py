@@ -4,12 +4,14 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -119,6 +121,21 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of the test alone: runs of other tests leave theirs beside it.
+
+    Its name is short, for Ray's sockets (`runner.LONGEST_TEMPORARY`), and no other process's.
+    """
+    folder = Path("/tmp", str(os.getpid()))
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    assert runner._temporary_folder() == str(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
 def launch(mini: Path, folder: Path, mode: str, *more: str) -> str:
     """Run the small application to its end; returns what was shown."""
     shown = io.StringIO()
@@ -139,20 +156,16 @@ def test_rays_sockets_fit_below_the_temporary_folder(
     assert len(f"{used}/{sockets}/plasma_store") <= 107
 
 
-def scratch_folders() -> set[Path]:
-    return set(Path(runner._temporary_folder()).glob("fedkim-*"))
-
-
 @pytest.mark.e2e
-def test_a_run_completes(mini: Path, folder: Path) -> None:
-    before, running = scratch_folders(), set(psutil.Process().children(recursive=True))
+def test_a_run_completes(mini: Path, folder: Path, temporary: Path) -> None:
+    running = set(psutil.Process().children(recursive=True))
     odd = ["text='it''s a \"quoted\" [list], {map}=${x} \\ end'", "more=a b\tc"]
     shown = launch(mini, folder, "ok", *odd)
     assert json.loads((folder / "summary.json").read_text())["overrides"][2:] == odd
     assert "round 1/1: site site-10: 10 examples, loss 0.5000" in shown
     assert "site-11: 11 examples" in shown
     assert "the server app speaks" in (folder / "run.log").read_text()
-    assert scratch_folders() == before
+    assert list(temporary.glob("fedkim-*")) == []
     assert set(psutil.Process().children(recursive=True)) <= running
 
 
@@ -194,8 +207,7 @@ def test_verdict_of_a_good_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_ctrl_c_stops_everything(mini: Path, folder: Path) -> None:
-    before = scratch_folders()
+def test_ctrl_c_stops_everything(mini: Path, folder: Path, temporary: Path) -> None:
     code = f"""
         import sys
         from pathlib import Path
@@ -215,11 +227,12 @@ def test_ctrl_c_stops_everything(mini: Path, folder: Path) -> None:
     time.sleep(4)  # until Ray and its workers are there
     started = psutil.Process(child.pid).children(recursive=True)
     assert {"raylet", "flower-superlink"} & {p.name() for p in started}
+    assert len(list(temporary.glob("fedkim-*"))) == 1
     os.kill(child.pid, signal.SIGINT)
     assert child.wait(timeout=30) == runner.STOPPED
     left = [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert left == []
-    assert scratch_folders() == before
+    assert list(temporary.glob("fedkim-*")) == []
 
 
 def test_stage_takes_what_the_manifest_names(mini: Path, tmp_path: Path) -> None:
