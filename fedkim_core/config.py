@@ -6,8 +6,10 @@ configuration; nothing else is shared. The YAML files in ``conf`` hold the value
 """
 
 import difflib
+import os
 import shlex
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +49,28 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         from fedkim_core.resume import continued  # which needs this file
 
         return continued(Path(folder), overrides)
+    return check(_values(tuple(overrides), CONF, frozenset(os.environ.items())))
+
+
+@lru_cache(maxsize=32)
+def _values(words: tuple[str, ...], conf: Path, environment: frozenset[tuple[str, str]]) -> Any:
+    """What Hydra makes of the overrides; kept, as sites that share a process share their words.
+
+    Args:
+        words: the overrides.
+        conf: the folder of the YAML files, which do not change while a process runs.
+        environment: the files may name its variables.
+    """
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(overrides))
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            composed = hydra_compose("config", overrides=list(words))
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, OSError) as error:
         raise UserError(_hydra_message(error)) from error
     if isinstance(values, dict):
         values.pop("experiment", None)
-    return check(values)
+    return values
 
 
 def check(values: Any) -> Config:

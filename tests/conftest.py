@@ -1,5 +1,6 @@
 """What every test gets: fixed seeds, a private cache, reproducible examples of Hypothesis."""
 
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from hypothesis import settings
 
 settings.register_profile("fedkim", deadline=None, derandomize=True, database=None)
 settings.load_profile("fedkim")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, as a federation often waits; each takes memory."""
+    return min((os.cpu_count() or 1) + 1, 4)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -151,7 +151,6 @@ def test_experiments_are_listed_and_their_cost_is_told_before(tmp_path: Path) ->
         (["experiment"], "experiment: which one?"),
         (["experiment", "nowhere"], "experiment nowhere: no such file; known: ablation"),
         (["tune", "rounds=3", "--out", "search"], "tune: nothing varies; give choices"),
-        (["evaluate", "nowhere", "--split", "train"], "split=train: must be validation or test"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:

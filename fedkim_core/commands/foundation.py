@@ -22,13 +22,12 @@ app = typer.Typer(
 @app.callback()
 def _needs() -> None:
     require("transformers", "peft", extra="server")
-    quiet()
 
 
 @app.command("list")
 def show() -> None:
     """Name the foundation models that have a card in conf/foundation."""
-    from fedkim_core.models.footprint import cards
+    from fedkim_core.models.cards import cards
 
     for name, settings in cards().items():
         card = settings.card
@@ -60,6 +59,7 @@ def check(
 
         fedkim foundation check /models/my-llm injector.experts=4 foundation.dtype=bfloat16
     """
+    quiet()
     from fedkim_core.models import footprint
     from fedkim_core.models.footprint import gigabytes
     from fedkim_core.models.pace import ROW, measure
@@ -112,6 +112,7 @@ def convert(
 
         fedkim foundation convert mmedlm2_1_8b --out mmedlm2-plain
     """
+    quiet()
     from fedkim_core.export.base import write_plain
     from fedkim_core.export.folder import new_folder
 

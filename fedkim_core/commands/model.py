@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedkim_core.commands.shared import quiet, require
+from fedkim_core.commands.shared import quiet, require, require_run
 from fedkim_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def export(
     if every == (task is not None):
         raise UserError("export: give --task NAME or --all")
     require("transformers", "peft")
+    require_run(folder)
     quiet()
     from fedkim_core.export.export import Wish
     from fedkim_core.export.export import export as write
@@ -146,6 +147,7 @@ def serve(
 
 
 def _advisor(folder: Path) -> "Advisor":
+    require_run(folder)
     quiet()
     from fedkim_core.ask import Advisor, read_answers
     from fedkim_core.report.schema import read_summary

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedkim_core.commands.shared import require, terminal
+from fedkim_core.commands.shared import require, require_run, terminal
 from fedkim_core.errors import UserError
 
 app = typer.Typer()
@@ -181,6 +181,7 @@ def evaluate(
     # The one place where fedkim_core reaches for the server's code, by name and at run time: a
     # hospital's installation has this command without having what it needs.
     require("transformers", "peft")
+    require_run(folder)
     server = importlib.import_module("server_app.finished")
     typer.echo(str(server.evaluate_run(folder, split, checkpoint, controls=controls)))
 

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkim_core.errors import UserError
@@ -21,6 +22,17 @@ def require(*modules: str, extra: str = "server,simulation") -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise UserError(f"{module} is not installed; install 'fedkim[{extra}]'")
+
+
+def require_run(folder: Path) -> None:
+    """Refuse what is no run folder before seconds are spent on what its model needs.
+
+    Raises:
+        UserError: says why it is none.
+    """
+    from fedkim_core.config import load
+
+    load(folder)
 
 
 def terminal() -> "Console":

@@ -73,10 +73,13 @@ def run_child(words: Sequence[str], folder: Path, log: Path, watch: Watch) -> Ou
 
 
 def stop(child: "subprocess.Popen[bytes]") -> None:
-    """As Ctrl-C does; if that does not end it, all of its processes are killed."""
+    """As Ctrl-C does; if that does not end it, all of its processes are killed.
+
+    By SIGTERM, which a run takes alike: a shell has what it starts in the background ignore SIGINT.
+    """
     if child.poll() is not None:
         return
-    child.send_signal(signal.SIGINT)
+    child.terminate()
     try:
         child.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

@@ -12,15 +12,14 @@ from accelerate import init_empty_weights
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
-from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.models.bundled import bundled_folder
+from fedkim_core.models.cards import cards
 from fedkim_core.models.connector import Connector
 from fedkim_core.models.foundation import device_of, dtype_of
 from fedkim_core.models.m3oe import Experts, Gate
 from fedkim_core.models.pretrained import check_folder, load_config
 from fedkim_core.models.tiny_model import tiny_model
-from fedkim_core.paths import CONF
 from fedkim_core.settings import Config, FoundationConfig
 
 PROCESS = 1_000_000_000
@@ -150,21 +149,6 @@ def remedy(config: Config, own: Footprint, free: int) -> str:
         and settings.card.parameters * own.dtype.itemsize * 1.2 + PROCESS <= free
     ]
     return f"of the known ones would fit: {', '.join(fits) or 'none'}"
-
-
-def cards() -> dict[str, FoundationConfig]:
-    """The foundation models that have a card, smallest first."""
-    found = {
-        path.stem: compose([f"foundation={path.stem}"]).foundation
-        for path in sorted((CONF / "foundation").glob("*.yaml"))
-        if path.stem != "huggingface"
-    }
-    known = {name: settings for name, settings in found.items() if settings.card}
-    return dict(sorted(known.items(), key=lambda item: _size(item[1])))
-
-
-def _size(settings: FoundationConfig) -> float:
-    return (settings.card and settings.card.parameters) or float("inf")
 
 
 def free_memory(device: torch.device) -> int:

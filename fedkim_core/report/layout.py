@@ -1,10 +1,11 @@
 """What every page has: how it begins, its words, and that it is written whole or not at all."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from fedkim_core.errors import UserError
@@ -42,6 +43,12 @@ def render(template: str, *, title: str, synthetic: bool, **values: Any) -> str:
         synthetic: whether the banner says so.
         values: what the template shows.
     """
+    page = _compiled(template)
+    return page.render(style=Markup(STYLE), title=title, synthetic=synthetic, **values)
+
+
+@cache
+def _compiled(template: str) -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -57,8 +64,7 @@ def render(template: str, *, title: str, synthetic: bool, **values: Any) -> str:
         p_value=words.p_value,
         control_of=lambda name, task: task.control(name),
     )
-    page = environment.from_string(HEAD + template + FOOT)
-    return page.render(style=Markup(STYLE), title=title, synthetic=synthetic, **values)
+    return environment.from_string(HEAD + template + FOOT)
 
 
 def write(page: str, folder: Path) -> Path:

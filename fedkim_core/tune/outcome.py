@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from fedkim_core.paths import CONF
@@ -96,10 +95,11 @@ def _importance(search: Search, complete: Sequence[FrozenTrial]) -> Path | None:
     keys = [d.key for d in search.space.dimensions]
     if len(complete) < 4 or len(keys) < 2 or len({t.value for t in complete}) < 2:
         return None
-    shares = get_param_importances(search.study, evaluator=PedAnovaImportanceEvaluator())
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+    shares = get_param_importances(search.study, evaluator=PedAnovaImportanceEvaluator())
     order = sorted(shares, key=lambda key: shares[key])
     figure = Figure(figsize=(7, 1.1 + 0.34 * len(order)), layout="constrained")
     axes = figure.subplots()

@@ -27,15 +27,16 @@ def test_a_failed_run_says_why(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_watch_ends_a_run(tmp_path: Path) -> None:
-    outcome = run_child([], tmp_path / "run", tmp_path / "log", lambda progress: False)
+def test_the_watch_ends_a_run(network: Path, tmp_path: Path) -> None:
+    words = overrides(network)
+    outcome = run_child(words, tmp_path / "run", tmp_path / "log", lambda progress: False)
     assert outcome.stopped
     assert outcome.code != 0
 
 
 def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "STOP_SECONDS", 0.2)
-    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True)"
+    code = "import time; from signal import *; signal(SIGTERM, SIG_IGN); print(1, flush=True)"
     deaf = subprocess.Popen(
         [sys.executable, "-c", f"{code}; time.sleep(60)"],
         stdout=subprocess.PIPE,

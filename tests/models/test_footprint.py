@@ -12,7 +12,8 @@ from accelerate import init_empty_weights
 from fedkim_core.config import compose
 from fedkim_core.errors import UserError
 from fedkim_core.models import footprint
-from fedkim_core.models.footprint import PROCESS, cards, check_memory
+from fedkim_core.models.cards import cards
+from fedkim_core.models.footprint import PROCESS, check_memory
 from fedkim_core.models.internlm2 import llama_config
 from fedkim_core.models.pace import measure
 from fedkim_core.models.tiny_model import tiny_model
