@@ -28,7 +28,7 @@ demo: $(STAMP) ## Five synthetic hospitals, one foundation model: train, inject,
 
 test: lint ## Lint, then every test (ARGS="-k name")
 	@# The models of the tests are tiny: a second thread only waits for the first.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not chaos" -n auto --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not chaos" -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 chaos: $(STAMP) ## Hurt whole federations on purpose: docs/faults.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -2,15 +2,20 @@
 
 import json
 import re
+import signal
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedkim_core.deploy import audit
-from tests.chaos.command import Command
+from tests.chaos.command import Command, assert_one_line
 from tests.deploy.test_document import PORTS, Machine, free_ports, rehearsal
+from tests.interrupted import kept
 
 HOSPITALS = {
     "harbour": "harbour-general",
@@ -34,6 +39,17 @@ cp federation/ca.crt stranger/
 ! fedkim site start stranger
 """
 """A hospital whose key nobody registered."""
+LATE = """
+import datetime
+
+class Late(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(minutes=10)
+
+datetime.datetime = Late
+"""
+"""A clock that is ten minutes ahead, for a Python that finds this as ``sitecustomize``."""
 
 
 def odd_port() -> int:
@@ -64,6 +80,28 @@ class Federation:
         words = [*RUN, f"data.root={self.folder / 'sets'}", *more, f"output={output}"]
         return Command(output, ["--server", str(self.folder / "federation"), *words])
 
+    def go_on(self, folder: Path) -> Command:
+        return Command(folder, ["--server", str(self.folder / "federation"), f"resume={folder}"])
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Everything that ``fedkim site start`` or ``fedkim server start`` has brought up."""
+        (noted,) = (self.folder / name / "state").glob("*.pid")
+        keeper = psutil.Process(json.loads(noted.read_text())["pid"])
+        return [keeper, *keeper.children(recursive=True)]
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        for process in self.processes(name):
+            process.send_signal(number)
+
+    def wait_for(self, sites: int) -> None:
+        """Until so many hospitals are connected."""
+        deadline = time.monotonic() + 120
+        while (said := self.machine.run("fedkim server status federation")).count(
+            "online"
+        ) != sites:
+            assert time.monotonic() < deadline, said
+            time.sleep(1)
+
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
@@ -90,9 +128,17 @@ def left_out(summary: dict[str, Any]) -> set[tuple[int, str]]:
     return {(entry["round"], entry["site"]) for entry in summary["left_out"]}
 
 
+@pytest.fixture(scope="module")
+def clean(federation: Federation) -> Command:
+    """A run of two rounds that nobody disturbed."""
+    command = federation.run("clean", "rounds=2", "strategy.minimum_sites=5")
+    completed(command)
+    return command
+
+
 @pytest.mark.chaos
-def test_five_hospitals_over_tls(federation: Federation) -> None:
-    summary = completed(federation.run("clean", "rounds=2", "strategy.minimum_sites=5"))
+def test_five_hospitals_over_tls(federation: Federation, clean: Command) -> None:
+    summary = json.loads((clean.folder / "summary.json").read_text())
     assert left_out(summary) == set()
     sent = {line["site"]: line["bytes_up"] for line in summary["communication"]}
     assert sorted(sent) == sorted(HOSPITALS.values())
@@ -108,3 +154,82 @@ def test_a_stranger_is_not_let_in(federation: Federation) -> None:
     said = federation.machine.run(STRANGER.replace("PORT", str(odd_port())))
     assert "the site ended" in said
     assert "Failed to activate SuperNode" in said
+
+
+@pytest.mark.chaos
+def test_a_hospital_is_killed_and_comes_back(federation: Federation) -> None:
+    command = federation.run("killed", "rounds=3", "strategy.minimum_sites=5")
+    command.wait_for("phase", name="train", round=1)
+    federation.signal("harbour", signal.SIGKILL)
+    federation.machine.run("fedkim site start harbour")
+    summary = completed(command)
+    gone = left_out(summary)
+    assert {site for _, site in gone} == {HOSPITALS["harbour"]}
+    assert (1, HOSPITALS["harbour"]) in gone
+    assert (3, HOSPITALS["harbour"]) not in gone
+
+
+@pytest.mark.chaos
+def test_a_hospital_falls_silent(federation: Federation) -> None:
+    """Its connections stay open, and nothing comes: the deadline ends the wait."""
+    command = federation.run("silent", "rounds=1", "strategy.minimum_sites=5")
+    command.wait_for("phase", name="train", round=1)
+    federation.signal("lakeside", signal.SIGSTOP)
+    try:
+        summary = completed(command)
+    finally:
+        federation.signal("lakeside", signal.SIGCONT)
+    assert left_out(summary) == {(1, HOSPITALS["lakeside"])}
+    federation.wait_for(5)
+
+
+@pytest.mark.chaos
+def test_the_server_is_killed(federation: Federation, clean: Command) -> None:
+    """Hospitals connect again by themselves, and the run ends as if nothing had happened."""
+    command = federation.run("server-killed", "rounds=2", "strategy.minimum_sites=5")
+    command.wait_for("phase", name="train", round=2)
+    federation.signal("federation", signal.SIGKILL)
+    code, faults = command.outcome()
+    assert code == 1, faults
+    assert_one_line(faults)
+    assert f"resume={command.folder}" in faults
+    federation.machine.run("fedkim server start federation")
+    federation.wait_for(5)
+    summary = completed(federation.go_on(command.folder))
+    assert left_out(summary) == set()
+    assert kept(command.folder) == kept(clean.folder)
+
+
+@pytest.mark.chaos
+def test_an_audit_log_that_cannot_be_written(federation: Federation) -> None:
+    """Nothing leaves a hospital that cannot note it."""
+    log = federation.folder / "eastgate" / "logs" / "audit"
+    log.rename(log.with_name("kept"))
+    log.touch()
+    try:
+        command = federation.run("mute", "rounds=1", "strategy.minimum_sites=4")
+        summary = completed(command)
+    finally:
+        log.unlink()
+        log.with_name("kept").rename(log)
+    sites = {line["site"] for line in summary["communication"]}
+    assert sites == set(HOSPITALS.values()) - {HOSPITALS["eastgate"]}
+    assert "error 106: AuditError" in (command.folder / "progress.jsonl").read_text()
+
+
+@pytest.mark.chaos
+def test_a_clock_that_is_ahead(federation: Federation) -> None:
+    """Flower takes no signature from the future; the site's own check says what is wrong."""
+    machine = federation.machine
+    late = federation.folder / "late"
+    late.mkdir()
+    (late / "sitecustomize.py").write_text(textwrap.dedent(LATE))
+    machine.run("fedkim site stop northfield")
+    said = machine.run(f"! PYTHONPATH={late} fedkim site check northfield --quick")
+    assert "its clock is -6" in said  # of 600 seconds, from there
+    machine.run(f"! PYTHONPATH={late} fedkim site start northfield")
+    machine.run("fedkim site stop northfield", check=False)
+    summary = completed(federation.run("late-run", "rounds=1", "strategy.minimum_sites=4"))
+    assert HOSPITALS["northfield"] not in {line["site"] for line in summary["communication"]}
+    machine.run("fedkim site start northfield")
+    federation.wait_for(5)

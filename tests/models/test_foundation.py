@@ -12,16 +12,12 @@ from fedkim_core.models import bundled
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.settings import FoundationConfig
 
-# Its file is converted once: these tests go to one worker.
-bundled_model = pytest.mark.xdist_group("bundled")
-
 
 @pytest.fixture(scope="module")
 def smollm2():
     return load_foundation(compose(["foundation.dtype=float32"]).foundation)
 
 
-@bundled_model
 def test_bundled_model_equals_the_gguf_reader_of_transformers(smollm2) -> None:
     """An independent reading of the same file: logits agree."""
     source = bundled._gguf_file()
@@ -35,7 +31,6 @@ def test_bundled_model_equals_the_gguf_reader_of_transformers(smollm2) -> None:
         )
 
 
-@bundled_model
 def test_bundled_model_knows_its_language(smollm2) -> None:
     ids = torch.tensor([smollm2.token_ids("The capital of France is")])
     with torch.no_grad():
@@ -43,20 +38,17 @@ def test_bundled_model_knows_its_language(smollm2) -> None:
     assert smollm2.tokenizer.decode([best]).strip() == "Paris"
 
 
-@bundled_model
 def test_bundled_model_is_converted_once(monkeypatch, smollm2) -> None:
     monkeypatch.setattr(bundled, "_convert", lambda *_: pytest.fail("converted again"))
     assert (bundled.bundled_folder() / "model.safetensors").is_file()
 
 
-@bundled_model
 def test_everything_is_frozen(smollm2) -> None:
     assert not any(p.requires_grad for p in smollm2.model.parameters())
     assert not smollm2.model.training
     assert smollm2.parameters == 134_515_008
 
 
-@bundled_model
 def test_head_of_two_tokens_equals_the_whole_head(smollm2) -> None:
     hidden = torch.randn(3, smollm2.width)
     ids = torch.tensor([5, 700])
