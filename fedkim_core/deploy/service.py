@@ -50,8 +50,9 @@ class Service:
         try:
             noted = json.loads(self.pid_file.read_text())
             process = psutil.Process(int(noted["pid"]))
-            # Else another process has got the number of ours.
-            return process if abs(process.create_time() - float(noted["created"])) < 1 else None
+            # Else another process has got the number of ours, or nobody asks what became of it.
+            ours = abs(process.create_time() - float(noted["created"])) < 1
+            return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
         except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
             return None
 

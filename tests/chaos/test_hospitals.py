@@ -90,8 +90,11 @@ class Federation:
         return [keeper, *keeper.children(recursive=True)]
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        for process in self.processes(name):
+        processes = self.processes(name)
+        for process in processes:
             process.send_signal(number)
+        if number == signal.SIGKILL:
+            psutil.wait_procs(processes, timeout=10)
 
     def wait_for(self, sites: int) -> None:
         """Until so many hospitals are connected."""
