@@ -1,5 +1,6 @@
 """A service is started once, its output kept, and nothing of it is left when it is stopped."""
 
+import json
 import os
 import subprocess
 import sys
@@ -111,3 +112,18 @@ def test_folders_that_cannot_be_made_are_named(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("")
     with pytest.raises(UserError, match="logs: cannot be made"):
         service(tmp_path, "").start()
+
+
+def test_one_that_was_killed_and_that_nobody_has_waited_for_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    keeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    noted = {"pid": keeper.pid, "created": psutil.Process(keeper.pid).create_time()}
+    one = service(tmp_path, "")
+    one.pid_file.write_text(json.dumps(noted))
+    assert one.running() is not None
+    keeper.kill()
+    deadline = time.monotonic() + 20
+    while not gone(keeper.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert one.running() is None
+    keeper.wait()
