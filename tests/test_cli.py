@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedkim_core import __version__
+from fedkim_core.config import compose, save
 from fedkim_core.paths import APP
 
 
@@ -156,6 +157,13 @@ def test_experiments_are_listed_and_their_cost_is_told_before(tmp_path: Path) ->
 def test_mistakes(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert_mistake(fedkim(*arguments, cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_split_that_nobody_may_ask_is_a_mistake(tmp_path: Path) -> None:
+    save(compose([]), tmp_path)
+    done = fedkim("evaluate", tmp_path, "--split", "train")
+    assert_mistake(done, "split=train: must be validation or test")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_unknown_command_and_option_exit_2() -> None:

@@ -243,3 +243,10 @@ def test_yaml_and_schema_hold_the_same_settings(group: str) -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         compose().rounds = 5
+
+
+def test_what_is_composed_again_sees_another_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process keeps what it has composed; the files may name variables of the environment."""
+    for folder in ("/data", "/other", "/data"):
+        monkeypatch.setenv("FEDKIM_REALDATA", folder)
+        assert compose(["data=public_small"]).data.source == folder

@@ -230,7 +230,7 @@ def test_ctrl_c_stops_everything(mini: Path, folder: Path, temporary: Path) -> N
             sys.exit(runner.STOPPED)
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=APP)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 150
     while not (folder / "progress.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert (folder / "progress.jsonl").exists(), (folder / "run.log").read_text()

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,11 +103,11 @@ class Federation:
             assert time.monotonic() < deadline, said
             time.sleep(5)
 
-    def wait_for(self, sites: int) -> None:
-        """Until so many hospitals are connected."""
+    def wait_for_all(self) -> None:
+        """Until every hospital is connected."""
         deadline = time.monotonic() + 120
         status = "fedkim server status federation"
-        while (said := self.machine.run(status)).count(", online") != sites:
+        while (said := self.machine.run(status)).count(", online") != len(HOSPITALS):
             assert time.monotonic() < deadline, said
             time.sleep(1)
 
@@ -175,7 +174,7 @@ def test_a_hospital_is_killed_and_comes_back(federation: Federation) -> None:
     assert {site for _, site in gone} == {HOSPITALS["harbour"]}
     assert (1, HOSPITALS["harbour"]) in gone
     federation.come_back("harbour")
-    federation.wait_for(5)
+    federation.wait_for_all()
 
 
 @pytest.mark.chaos
@@ -189,7 +188,7 @@ def test_a_hospital_falls_silent(federation: Federation) -> None:
     finally:
         federation.signal("lakeside", signal.SIGCONT)
     assert left_out(summary) == {(1, HOSPITALS["lakeside"])}
-    federation.wait_for(5)
+    federation.wait_for_all()
 
 
 @pytest.mark.chaos
@@ -203,7 +202,7 @@ def test_the_server_is_killed(federation: Federation, clean: Command) -> None:
     assert_one_line(faults)
     assert f"resume={command.folder}" in faults
     federation.machine.run("fedkim server start federation")
-    federation.wait_for(5)
+    federation.wait_for_all()
     summary = completed(federation.go_on(command.folder))
     assert left_out(summary) == set()
     assert kept(command.folder) == kept(clean.folder)
@@ -232,7 +231,7 @@ def test_a_clock_that_is_ahead(federation: Federation) -> None:
     machine = federation.machine
     late = federation.folder / "late"
     late.mkdir()
-    (late / "sitecustomize.py").write_text(textwrap.dedent(LATE))
+    (late / "sitecustomize.py").write_text(LATE)
     machine.run("fedkim site stop northfield")
     said = machine.run(f"! PYTHONPATH={late} fedkim site check northfield --quick")
     assert "its clock is -6" in said  # of 600 seconds, from there
@@ -241,4 +240,4 @@ def test_a_clock_that_is_ahead(federation: Federation) -> None:
     summary = completed(federation.run("late-run", "rounds=1", "strategy.minimum_sites=4"))
     assert HOSPITALS["northfield"] not in {line["site"] for line in summary["communication"]}
     machine.run("fedkim site start northfield")
-    federation.wait_for(5)
+    federation.wait_for_all()
