@@ -7,8 +7,9 @@ configuration; nothing else is shared. The YAML files in ``conf`` hold the value
 
 import difflib
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,29 @@ def compose(overrides: Sequence[str] = ()) -> Config:
         from fedkim_core.resume import continued  # which needs this file
 
         return continued(Path(folder), overrides)
-    return check(_values(tuple(overrides), CONF, frozenset(os.environ.items())))
+    words = tuple(overrides)
+    variables = _variables(CONF) | set(_VARIABLE.findall(" ".join(words)))
+    return check(_values(words, CONF, tuple((v, os.environ.get(v)) for v in sorted(variables))))
+
+
+_VARIABLE = re.compile(r"oc\.env:(\w+)")
+
+
+@lru_cache
+def _variables(conf: Path) -> set[str]:
+    """The environment variables that the YAML files name."""
+    texts = (path.read_text() for path in conf.rglob("*.yaml"))
+    return {name for text in texts for name in _VARIABLE.findall(text)}
 
 
 @lru_cache(maxsize=32)
-def _values(words: tuple[str, ...], conf: Path, environment: frozenset[tuple[str, str]]) -> Any:
+def _values(words: tuple[str, ...], conf: Path, environment: Hashable) -> Any:
     """What Hydra makes of the overrides; kept, as sites that share a process share their words.
 
     Args:
         words: the overrides.
         conf: the folder of the YAML files, which do not change while a process runs.
-        environment: the files may name its variables.
+        environment: names and values of the variables that these name.
     """
     GlobalHydra.instance().clear()
     try:
@@ -89,10 +102,11 @@ def check(values: Any) -> Config:
 
 def _check_files(config: Config) -> None:
     """Refuse a part whose file is not there now, not once the data have been prepared."""
-    # These know the configuration, and torch.
+    # These know the configuration. The files of the defaults get by without torch, so that a
+    # command need not wait for it to refuse a mistake.
     from fedkim_core import codecs, corrections, trackers
     from fedkim_core.aggregation import combiner
-    from fedkim_core.models.encoders import find_encoder
+    from fedkim_core.models import encoders
     from fedkim_core.server_optimisers import stepper
 
     trackers.check(config.tracking)
@@ -101,7 +115,7 @@ def _check_files(config: Config) -> None:
     codecs.choose(config.strategy.codec)
     corrections.choose(config.strategy)
     for kind, encoder in config.extractor.encoders:
-        find_encoder(kind, encoder.name)
+        encoders.check(kind, encoder.name)
 
 
 def _check_groups(overrides: Sequence[str]) -> str | None:

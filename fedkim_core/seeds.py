@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # a command that only derives a seed need not wait for torch
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -13,13 +15,17 @@ def derive(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *names: str | int) -> torch.Generator:
+def generator(seed: int, *names: str | int) -> "torch.Generator":
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 @contextmanager
 def seeded(seed: int, *names: str | int) -> Iterator[None]:
     """Torch's global generator, which dropout and initialisers draw from, for this block only."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *names))
         yield

@@ -136,7 +136,7 @@ override = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(override, max_size=3))
 def test_whatever_is_typed_is_a_configuration_or_a_clear_mistake(words: list[str]) -> None:
     mistake, config = "", None

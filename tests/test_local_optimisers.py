@@ -1,5 +1,7 @@
 """The learning rate of a site, from round to round."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from fedkim_core import exchange
 from fedkim_core.exchange import Contract, Instructions
 from fedkim_core.guard import code_digest
-from fedkim_core.local_optimisers import FLOOR, at_round
+from fedkim_core.local_optimisers import FLOOR, at_round, local_optimiser
+from fedkim_core.paths import APP
 from tests.tiny import make_extractor, make_grid, overrides, tiny
 
 CONFIG = tiny("strategy.learning_rate=0.01", "strategy.schedule=cosine").strategy
@@ -38,6 +41,43 @@ def test_constant_is_constant_and_nothing_else_changes(round: int) -> None:
     assert at_round(constant, round, 50) == constant
     falling = at_round(CONFIG, round, 50)
     assert falling.model_copy(update={"learning_rate": 0.01}) == CONFIG
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    ("name", "stock"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]
+)
+def test_equals_the_stock_optimiser_to_the_bit(
+    name: str, stock: type[torch.optim.Optimizer], fused: bool
+) -> None:
+    config = tiny(f"strategy.optimiser={name}").strategy
+    weights = torch.randn(5, 7)
+    one, two = (torch.nn.Parameter(weights.clone()) for _ in range(2))
+    ours = local_optimiser([one], config, fused=fused)
+    theirs = stock([two], lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    for _ in range(4):
+        for optimiser, parameter in ((ours, one), (theirs, two)):
+            optimiser.zero_grad(set_to_none=True)
+            (parameter**2).sum().backward()
+            optimiser.step()
+    assert torch.equal(one, two)
+    assert not torch.equal(one, weights)
+
+
+def test_a_step_does_not_load_torchs_compiler() -> None:
+    code = """
+import sys, torch
+from fedkim_core.config import compose
+from fedkim_core.local_optimisers import local_optimiser
+weight = torch.nn.Parameter(torch.ones(2))
+optimiser = local_optimiser([weight], compose().strategy, fused=True)
+optimiser.zero_grad(set_to_none=True)
+weight.sum().backward()
+optimiser.step()
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=APP)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_site_trains_with_the_rate_of_its_round(network: Path) -> None:

@@ -254,7 +254,7 @@ def test_stage_takes_what_the_manifest_names(mini: Path, tmp_path: Path) -> None
     assert files == names | {"pyproject.toml", "LICENSE"}
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_any_path_survives_hydra_and_the_run_configuration(path: str) -> None:
     override = runner.quoted("output", path)

@@ -5,15 +5,17 @@
 on its own and only over the sites that trained it. docs/strategies.md compares the methods.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, cast
 
 from fedkim_core.methods import find
 from fedkim_core.settings import StrategyConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 2**20
 """Values of a stack that are in memory at once."""
@@ -45,7 +47,7 @@ class Stack:
         weights: tuple[int, ...] | None = None,
         steps: tuple[int, ...] | None = None,
         sent: Tensor | None = None,
-    ) -> "Stack":
+    ) -> Stack:
         """A stack in memory; ``values`` is ``[sites, size]``, ``sent`` zero unless given."""
         sites, size = values.shape
         return cls(
@@ -53,7 +55,7 @@ class Stack:
             size,
             lambda start, stop: values[:, start:stop],
             steps or (1,) * sites,
-            torch.zeros(size) if sent is None else sent,
+            values.new_zeros(size) if sent is None else sent,
         )
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class Stack:
     def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What ``function`` makes of each block (``[sites, b] -> [b]``): ``[size]`` float32."""
         # Made at once: pieces kept from block to block would fragment the heap.
-        result, done = torch.empty(self.size), 0
+        result, done = self.sent.new_empty(self.size), 0
         for block in self.blocks():
             result[done : done + block.shape[1]] = function(block)
             done += block.shape[1]
@@ -76,7 +78,7 @@ class Stack:
 
     def squared_distances(self) -> Tensor:
         """``[sites, sites]`` float64: squared Euclidean distance between any two sites."""
-        total = torch.zeros(len(self), len(self), dtype=torch.float64)
+        total = self.sent.new_zeros(len(self), len(self)).double()
         for block in self.blocks():
             values = block.double()
             for i, row in enumerate(values):
@@ -84,7 +86,7 @@ class Stack:
         return total
 
 
-Combine = Callable[[Stack], Tensor]
+Combine = Callable[[Stack], "Tensor"]
 
 
 def combiner(config: StrategyConfig) -> Combine:

@@ -5,10 +5,14 @@ examples at site n used module m, so a site that never trained a module has no s
 faulty site can move the result anywhere.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from fedkim_core.aggregation import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST = 2.0**20
 """Room of one site: examples * parameter. A site that needs more did not train."""
@@ -21,6 +25,8 @@ def combine(stack: Stack) -> Tensor:
     the order and float addition does: ``bits`` leaves room below 2^62 for every site to send
     :data:`LARGEST`, which is 39 bits for 5 sites and 34 for 200.
     """
+    import torch  # here, so that a configuration can be checked without it
+
     weights = torch.tensor(stack.weights, dtype=torch.float64)[:, None]
     unit = 2.0 ** (42 - (len(stack) - 1).bit_length())
 

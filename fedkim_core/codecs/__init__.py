@@ -9,17 +9,20 @@ weights that it sent: a change is small beside the weights, so the same share of
 small beside them too, and what the weights already hold is not lost again in every round.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from fedkim_core.methods import find
 from fedkim_core.settings import Chosen
 
-Parts = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parts = dict[str, "Tensor"]
 """Name -> one-dimensional tensor of a type that NumPy has."""
 
 

@@ -1,10 +1,14 @@
 """Every value as it is: four bytes."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fedkim_core.codecs import Codec, Part, Parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Fp32(Codec):

@@ -5,14 +5,17 @@ module the server keeps a variate, which travels with the weights to the sites t
 site keeps one of its own (on its disk), whose change travels with its update.
 """
 
-from abc import ABC, abstractmethod
-from typing import cast
+from __future__ import annotations
 
-from torch import Tensor
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, cast
 
 from fedkim_core.errors import UserError
 from fedkim_core.methods import find
 from fedkim_core.settings import StrategyConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Correction(ABC):

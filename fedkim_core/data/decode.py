@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from fedkim_core.data.limits import MAX_BYTES, MAX_VALUES, refuse_large_file, refuse_large_image
 from fedkim_core.data.wfdb16 import read_record
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import Modality, load_modalities
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = NDArray[np.float32]
 _TO_MILLIVOLT = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}
@@ -48,13 +49,17 @@ def read_image(path: Path, size: int) -> Array:
         raise UserError(f"{path}: the image holds values that are not finite numbers")
     rows, columns = grey.shape
     # Torch, not NumPy: NumPy's own thread pool can wait for ever inside Flower's server thread.
+    import torch  # here: who only lists a folder need not wait for it
+
     resized = _weights(rows, size) @ torch.from_numpy(grey) @ _weights(columns, size).T
     return resized.clamp(0, 1).numpy()[None]
 
 
 @lru_cache(maxsize=32)  # the images of a hospital have few sizes; one takes up to 27 MB
-def _weights(pixels: int, size: int) -> Tensor:
+def _weights(pixels: int, size: int) -> "Tensor":
     """``[size, pixels]``: how much each old pixel counts in each new one; rows add up to 1."""
+    import torch
+
     scale, old = pixels / size, np.arange(pixels)
     new = np.arange(size)[:, None]
     if pixels >= size:

@@ -4,10 +4,13 @@ The contract is in :mod:`fedkim_core.data.contract`. The same kind of folder hol
 patients, the server's public set and the test sets.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -23,11 +26,12 @@ from fedkim_core.data.contract import (
     SiteCard,
     SiteError,
 )
-from fedkim_core.data.examples import Example
-from fedkim_core.data.tensors import read_tensors
 from fedkim_core.data.write import write_site
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import TaskCard
+
+if TYPE_CHECKING:
+    from fedkim_core.data.examples import Example
 
 __all__ = [
     "EXAMPLES_SCHEMA",
@@ -56,7 +60,7 @@ class Site:
     """All columns of ``EXAMPLES_SCHEMA``, in the file's order."""
 
     @classmethod
-    def open(cls, folder: Path) -> "Site":
+    def open(cls, folder: Path) -> Site:
         """Check a folder and open it.
 
         Raises:
@@ -85,6 +89,10 @@ def load_examples(
     Raises:
         UserError: a file cannot be decoded; names it and the rule.
     """
+    # Here: who checks a folder need not wait for torch.
+    from fedkim_core.data.examples import Example
+    from fedkim_core.data.tensors import read_tensors
+
     if split is not None and split not in SPLITS:
         raise UserError(f"split={split!r}: must be one of {', '.join(SPLITS)}")
     rows = site.examples.filter(pl.col("task").is_in(list(cards)))

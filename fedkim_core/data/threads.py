@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 MAX_THREADS = 8
 """Each may hold an image of full size in memory."""
 Item = TypeVar("Item")
@@ -32,6 +30,8 @@ def in_threads(function: Callable[[Item], object], items: Iterable[Item]) -> Non
         for item in items:
             function(item)
         return
+    import torch  # here: who only lists a folder need not wait for it
+
     before = torch.get_num_threads()
     waiting: deque[Future[object]] = deque()
     # One thread of Torch per worker, or each would start as many as there are cores.

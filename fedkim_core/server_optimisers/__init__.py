@@ -6,17 +6,20 @@ negative gradient (Reddi et al. 2021, Adaptive federated optimization, algorithm
 ``strategy.server_optimiser`` names the file and its settings.
 """
 
-from collections.abc import Callable
-from typing import cast
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from fedkim_core.methods import find
 from fedkim_core.settings import StrategyConfig
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = dict[str, "Tensor"]
 """What an optimiser keeps of one module from round to round; empty at first."""
-Step = Callable[[Tensor, Tensor, State], tuple[Tensor, State]]
+Step = Callable[["Tensor", "Tensor", State], tuple["Tensor", State]]
 
 
 def stepper(config: StrategyConfig) -> Step:

@@ -68,7 +68,7 @@ def test_the_server_application_is_killed(begin: Start, whole: Path) -> None:
     assert_recovers(command, 1, "the run failed", whole)
 
 
-@pytest.mark.e2e
+@pytest.mark.chaos
 def test_the_superlink_is_killed(begin: Start, whole: Path) -> None:
     command = begin()
     command.wait_for("phase", name="train", round=2)
@@ -145,7 +145,7 @@ def test_the_run_folder_is_removed(begin: Start) -> None:
     assert command.family() == []
 
 
-@pytest.mark.chaos
+@pytest.mark.e2e
 def test_a_command_that_is_killed_leaves_a_run_that_guards_itself(
     begin: Start, tmp_path: Path
 ) -> None:

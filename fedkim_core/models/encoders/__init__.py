@@ -4,15 +4,19 @@ Every encoder maps the values of one modality to ``[b, tokens, width]`` and trea
 batch alone: no batch statistics, so that what is averaged over sites is all there is.
 """
 
-import importlib
-from collections.abc import Callable
-from typing import cast
+from __future__ import annotations
 
-from torch import nn
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from fedkim_core.errors import UserError
 from fedkim_core.modalities import Modality
 from fedkim_core.settings import EncoderConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_encoder(
@@ -32,6 +36,15 @@ def build_encoder(
     return encoder
 
 
+def check(kind: str, name: str) -> None:
+    """Raises UserError: there is no file ``name``. The file is not read: it needs torch."""
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise UserError(
+            f"extractor.encoders.{kind}.name={name}: no such encoder; known: {', '.join(known)}"
+        )
+
+
 def find_encoder(kind: str, name: str) -> Callable[..., nn.Module]:
     """The class ``Encoder`` of the file ``name``.
 
@@ -40,6 +53,6 @@ def find_encoder(kind: str, name: str) -> Callable[..., nn.Module]:
     """
     try:
         module = importlib.import_module(f"{__name__}.{name}")
-        return cast(Callable[..., nn.Module], module.Encoder)
+        return cast("Callable[..., nn.Module]", module.Encoder)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"extractor.encoders.{kind}.name={name}: no such encoder") from error
