@@ -6,10 +6,9 @@ configuration; nothing else is shared. The YAML files in ``conf`` hold the value
 """
 
 import difflib
-import os
-import re
 import shlex
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -46,44 +46,71 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: names every wrong key with its value and what is allowed.
     """
-    if folder := _check_groups(overrides):
+    parsed = _parse(overrides)
+    resume = [override.value() for override in parsed if override.key_or_group == "resume"]
+    if resume and resume[-1] is not None:
         from fedkim_core.resume import continued  # which needs this file
 
-        return continued(Path(folder), overrides)
-    words = tuple(overrides)
-    variables = _variables(CONF) | set(_VARIABLE.findall(" ".join(words)))
-    return check(_values(words, CONF, tuple((v, os.environ.get(v)) for v in sorted(variables))))
+        return continued(Path(str(resume[-1])), overrides)
+    return check(_values(parsed))
 
 
-_VARIABLE = re.compile(r"oc\.env:(\w+)")
+def _values(parsed: Sequence[Override]) -> Any:
+    """What Hydra makes of the overrides.
 
-
-@lru_cache
-def _variables(conf: Path) -> set[str]:
-    """The environment variables that the YAML files name."""
-    texts = (path.read_text() for path in conf.rglob("*.yaml"))
-    return {name for text in texts for name in _VARIABLE.findall(text)}
-
-
-@lru_cache(maxsize=32)
-def _values(words: tuple[str, ...], conf: Path, environment: Hashable) -> Any:
-    """What Hydra makes of the overrides; kept, as sites that share a process share their words.
-
-    Args:
-        words: the overrides.
-        conf: the folder of the YAML files, which do not change while a process runs.
-        environment: names and values of the variables that these name.
+    The choices of files are composed once in a process; what sets a value in them is then a few
+    assignments. What is not as plain as that is left to Hydra from the beginning, which also has
+    the words for a mistake.
     """
-    GlobalHydra.instance().clear()
+    groups = set(_groups())
+    choices = [override for override in parsed if override.key_or_group in groups]
+    settings = [override for override in parsed if override.key_or_group not in groups]
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            composed = hydra_compose("config", overrides=list(words))
+        if all(map(_is_choice, choices)) and all(map(_is_setting, settings)):
+            composed = deepcopy(_composed(_lines(choices), CONF))
+            try:
+                for override in settings:
+                    OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
+            except OmegaConfBaseException:
+                composed = _hydra(_lines(parsed), CONF)
+        else:
+            composed = _hydra(_lines(parsed), CONF)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, OSError) as error:
         raise UserError(_hydra_message(error)) from error
     if isinstance(values, dict):
         values.pop("experiment", None)
     return values
+
+
+def _is_choice(override: Override) -> bool:
+    return _is_assignment(override) and isinstance(override.value(), str)
+
+
+def _is_setting(override: Override) -> bool:
+    key = override.key_or_group
+    return _is_assignment(override) and key.replace(".", "_").isidentifier() and key != "hydra"
+
+
+def _is_assignment(override: Override) -> bool:
+    """``key=value`` with one value, no ``+key``, ``~key``, ``key@package`` nor a sweep."""
+    return override.type is OverrideType.CHANGE and not (
+        override.package or override.is_sweep_override() or override.is_hydra_override()
+    )
+
+
+def _lines(overrides: Sequence[Override]) -> tuple[str, ...]:
+    return tuple(str(override.input_line) for override in overrides)
+
+
+def _hydra(words: tuple[str, ...], conf: Path) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        return hydra_compose("config", overrides=list(words))
+
+
+_composed = lru_cache(maxsize=32)(_hydra)
+"""The folder is an argument as tests have others; its files do not change while a process runs."""
 
 
 def check(values: Any) -> Config:
@@ -118,21 +145,25 @@ def _check_files(config: Config) -> None:
         encoders.check(kind, encoder.name)
 
 
-def _check_groups(overrides: Sequence[str]) -> str | None:
-    """Name the choices when ``group=choice`` picks a file that is not there.
+def _groups() -> dict[str, Path]:
+    """The folders of ``conf``, by name."""
+    return {path.name: path for path in CONF.iterdir() if path.is_dir()}
 
-    Returns the value of ``resume``.
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra's grammar reads them.
+
+    Raises:
+        UserError: one cannot be read, or ``group=choice`` picks a file that is not there; names
+            the choices.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(f"cannot read override: {str(error).splitlines()[0]}") from error
-    groups = {path.name: path for path in CONF.iterdir() if path.is_dir()}
-    resume = None
+    groups = _groups()
     for override in parsed:
         group, value = override.key_or_group, override.value()
-        if group == "resume":
-            resume = None if value is None else str(value)
         if not group:
             raise UserError(f"cannot read override: {override.input_line!r} names no setting")
         if group == "task":
@@ -141,7 +172,7 @@ def _check_groups(overrides: Sequence[str]) -> str | None:
             choices = sorted(path.stem for path in groups[group].glob("*.yaml"))
             if value not in choices:
                 raise UserError(f"{group}={value}: unknown; one of {', '.join(choices)}")
-    return resume
+    return parsed
 
 
 def _hydra_message(error: Exception) -> str:

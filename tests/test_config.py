@@ -1,12 +1,16 @@
 """Configuration: what may be said, and one clear line for what may not."""
 
+import random
 import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
 from fedkim_core import config as configuration
@@ -148,6 +152,40 @@ def test_whatever_is_typed_is_a_configuration_or_a_clear_mistake(words: list[str
     assert "\n" not in mistake
     if config is not None:
         assert Config.model_validate(config.model_dump()) == config
+
+
+def hydra_alone(words: list[str]) -> object:
+    """The values by Hydra from the beginning, or its words for why there are none."""
+    try:
+        composed = configuration._hydra(tuple(words), CONF)
+        values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        return configuration._hydra_message(error)
+    values.pop("experiment", None)
+    return values
+
+
+choice = st.sampled_from(
+    [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(choice, max_size=2), st.lists(override, max_size=2), st.randoms())
+def test_what_is_composed_in_part_equals_the_whole(
+    choices: list[str], words: list[str], order: random.Random
+) -> None:
+    words = [*choices, *words, "strategy.local_epochs=7"]
+    order.shuffle(words)
+    try:
+        parsed = configuration._parse(words)
+    except UserError:
+        return  # refused before anything is composed
+    try:
+        made = configuration._values(parsed)
+    except UserError as error:
+        made = str(error)
+    assert made == hydra_alone(words)
 
 
 @settings(max_examples=60)

@@ -78,8 +78,6 @@ def make_grid(words: list[str], **options: object) -> InProcessGrid:
     """Three nodes that answer for the three sites of the fixture ``network``, by name."""
     # Flower warns of a deprecated logger when a client app runs outside its own process.
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    # No site asks where the server writes, and what is composed once need not be composed again.
-    words = [word for word in words if not word.startswith("output=")]
     grid = InProcessGrid(app, 3, shlex.join(words), **options)
     try:
         config = compose(words)
