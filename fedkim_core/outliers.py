@@ -6,11 +6,15 @@ import numpy as np
 
 MAD_SCALE = 1.4826
 """Makes the MAD of normally distributed values their standard deviation."""
+SMALL = 0.02
+"""Share of a module's own norm up to which a change is never too large."""
 FEWEST = 3
 """Of fewer sites nobody can say which is the odd one."""
 
 
-def outliers(norms: Mapping[str, Mapping[str, float]], k: float) -> dict[str, str]:
+def outliers(
+    norms: Mapping[str, Mapping[str, float]], k: float, sizes: Mapping[str, float]
+) -> dict[str, str]:
     """Sites with a change beyond ``median + k * max(1.4826 MAD, median)``, and why.
 
     Median and MAD (median absolute deviation) are of the norms that the sites of the round have for
@@ -21,9 +25,14 @@ def outliers(norms: Mapping[str, Mapping[str, float]], k: float) -> dict[str, st
     left out below ``1 + k`` times the median, so this stops scaled and exploded updates, not
     turned ones: those are what robust aggregation is for.
 
+    Sites that have learned all their patients by heart hardly move any more, and the one that still
+    learns would be shut out by their median; so what is small beside the weights (:data:`SMALL`)
+    is let in whatever the others do.
+
     Args:
         norms: site -> module -> L2 norm of the change of the module's parameters.
         k: spreads above the median that are tolerated.
+        sizes: module -> L2 norm of the parameters that the sites began with.
 
     Returns:
         Site -> reason, which names the module that is furthest out.
@@ -36,7 +45,7 @@ def outliers(norms: Mapping[str, Mapping[str, float]], k: float) -> dict[str, st
         values = np.array(list(held.values()))
         median = float(np.median(values))
         spread = max(MAD_SCALE * float(np.median(np.abs(values - median))), median)
-        bound = median + k * spread
+        bound = max(median + k * spread, SMALL * sizes.get(module, 0.0))
         for site, norm in held.items():
             excess = norm / bound if bound else float(norm > 0)
             if norm > bound and excess >= furthest.get(site, (0.0, ""))[0]:

@@ -53,5 +53,7 @@ def identity(examples: Sequence[Example]) -> str:
     """A digest by which a set is known again."""
     digest = hashlib.sha256()
     for e in examples:
-        digest.update(repr((e.example_id, e.patient_id, e.task, e.question, e.answer)).encode())
+        digest.update(
+            repr((e.example_id, e.patient_id, e.task, e.question, e.answer, e.text)).encode()
+        )
     return digest.hexdigest()

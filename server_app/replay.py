@@ -3,12 +3,13 @@
 Without ``injector.train_encoders`` injection changes nothing that a site receives, so runs that
 differ in injector, foundation model or evaluation alone share their federation to the last bit.
 ``federation.record=true`` keeps every round below ``federation/`` of the run folder;
-``federation.replay=RUN`` goes through them again without asking a site.
+``federation.replay=RUN`` goes through them again without asking a site. What the foundation model
+alone said of the test set is kept as well, for runs that would ask it the same.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,19 @@ from torch import Tensor
 
 from fedkim_core import config as configuration
 from fedkim_core import guard
+from fedkim_core.answers import Answers
+from fedkim_core.data.examples import Example
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, SiteProfile
 from fedkim_core.settings import Config
 from server_app.checkpoint import flat, nested
+from server_app.evaluation import given, recall
+from server_app.loading import identity
 from server_app.recorder import Recorder
 from server_app.strategy import Inject, KnowledgeStrategy
 
 FOLDER = "federation"
+BEFORE = "before.json"
 
 
 def record(
@@ -49,6 +55,41 @@ def record(
         profiles = [asdict(profile) for profile in strategy.profiles.values()]
         content = {"code": guard.code_digest(), "profiles": profiles}
         (folder / "profiles.json").write_text(json.dumps(content))
+
+
+def record_before(
+    run: Path, config: Config, test: Sequence[Example], before: Mapping[str, Answers]
+) -> None:
+    """Keep what the foundation model alone said of the test set."""
+    content = {"asked": _asked(config, test), "given": given(before)}
+    (run / FOLDER / BEFORE).write_text(json.dumps(content))
+
+
+def recall_before(config: Config, test: Sequence[Example]) -> dict[str, Answers]:
+    """What the recorded run's foundation model alone said; empty if this run would ask otherwise.
+
+    Raises:
+        UserError: what was kept cannot be read.
+    """
+    path = Path(str(config.federation.replay)).expanduser() / FOLDER / BEFORE
+    if not path.is_file():  # the recorded run asked no foundation model
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); record it again") from error
+    return recall(test, content["given"]) if content["asked"] == _asked(config, test) else {}
+
+
+def _asked(config: Config, test: Sequence[Example]) -> dict[str, Any]:
+    """All that the answers of the foundation model alone hang on, to the bit."""
+    settings = config.evaluation
+    return {
+        "foundation": config.foundation.model_dump(mode="json"),
+        "batch_size": settings.batch_size,
+        "max_new_tokens": settings.max_new_tokens,
+        "test": identity(test),
+    }
 
 
 class Replay:

@@ -89,7 +89,7 @@ class Run:
         )
         if config.injector.enabled and not self.before:
             with recorder.phase("before"):
-                self.before = ask(self.model, self.sets["test"], config.evaluation, plain=True)
+                self.before = self._ask_before()
             self._save()
 
         def finish(round: int, _: ArrayRecord) -> None:
@@ -167,6 +167,13 @@ class Run:
                 f"run of {self.config.rounds} rounds from its beginning"
             )
 
+    def _ask_before(self) -> dict[str, Answers]:
+        """What the foundation model alone says of the test set."""
+        config, test = self.config, self.sets["test"]
+        if config.federation.replay and (before := replay.recall_before(config, test)):
+            return before
+        return ask(self.model, test, config.evaluation, plain=True)
+
     def _strategy(self) -> KnowledgeStrategy | Replay:
         if self.config.federation.replay:
             return Replay(self.config, self.recorder, self._inject)
@@ -232,6 +239,8 @@ class Run:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
         if self.config.federation.record:
             replay.record(self.folder, round, self._aggregated, self.strategy)
+            if self.before:
+                replay.record_before(self.folder, self.config, self.sets["test"], self.before)
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
         injected = self._score(ask_injected(self.config, self.model, trained), bootstrap=0)
         for task, card in self.model.cards.items():

@@ -88,6 +88,10 @@ class Spool:
         """Take an update out again."""
         self.held.pop(site)
 
+    def sizes(self) -> dict[str, float]:
+        """L2 norm of every module that somebody trained, as its sites got it."""
+        return {module: float(sent.double().norm()) for module, sent in self._sent.items()}
+
     def stacks(self) -> Iterator[tuple[str, Stack]]:
         """Every module that somebody trained, with all its sites."""
         for module in sorted({module for held in self.held.values() for module in held.examples}):

@@ -114,7 +114,8 @@ class KnowledgeStrategy(Strategy):
             self._take(server_round, reply)
         if self.config.strategy.norm_bound is not None:
             norms = {site: held.norms for site, held in self.spool.held.items()}
-            for site, reason in outliers(norms, self.config.strategy.norm_bound).items():
+            odd = outliers(norms, self.config.strategy.norm_bound, self.spool.sizes())
+            for site, reason in odd.items():
                 self.spool.discard(site)
                 del self.losses[site]
                 self.absent[site] = Absence("quarantined", f"update: {reason}")

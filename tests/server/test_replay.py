@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedkim_core.errors import UserError
+from server_app import evaluation
 from server_app.run import execute
 from tests.tiny import make_grid, overrides
 
@@ -52,6 +53,26 @@ def test_the_same_numbers_as_the_whole_run(
     assert "train" not in two["seconds"]
 
 
+def test_the_foundation_model_alone_is_not_asked_again(
+    recorded: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(*arguments: Any, plain: bool = False, **options: Any) -> Any:
+        asked.append(plain)
+        return evaluation.ask(*arguments, plain=plain, **options)
+
+    monkeypatch.setattr("server_app.run.ask", ask)
+    one = replayed(network, recorded, tmp_path / "same", "injector.steps=1")
+    assert asked == []
+    # Free-text answers of another length would be others.
+    two = replayed(network, recorded, tmp_path / "other", "evaluation.max_new_tokens=3")
+    assert asked == [True]
+    assert {t: e["before"] for t, e in one["tasks"].items()} == {
+        t: e["before"] for t, e in two["tasks"].items()
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -75,6 +96,9 @@ def test_what_is_missing_or_older_is_refused(recorded: Path, network: Path, tmp_
     (source / "federation" / "round-002.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"round-002\.safetensors: cannot be read"):
         replayed(network, source, tmp_path / "run2")
+    (source / "federation" / "before.json").write_text("torn")
+    with pytest.raises(UserError, match=r"before\.json: cannot be read"):
+        replayed(network, source, tmp_path / "run5")
     profiles = source / "federation" / "profiles.json"
     profiles.write_text(json.dumps({"code": "older", "profiles": []}))
     with pytest.raises(UserError, match="recorded by other code"):
