@@ -39,7 +39,8 @@ def fedkim(sites: int, parameters: int, combine: Combine) -> torch.Tensor:
         for site in range(sites):
             arrays = {MODULE: {NAME: values(site, parameters)}}
             spool.add(KnowledgeUpdate(f"{site:04}", arrays, {MODULE: 10}, {MODULE: 1}, {}), sent)
-        assert not outliers({site: held.norms for site, held in spool.held.items()}, 5.0)
+        norms = {site: held.norms for site, held in spool.held.items()}
+        assert not outliers(norms, 5.0, spool.sizes())
         ((_, stack),) = spool.stacks()
         return combine(stack)
 
