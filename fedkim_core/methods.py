@@ -8,7 +8,7 @@ range, their values stand in ``conf/strategy`` where the function has no default
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,11 @@ from fedkim_core.errors import UserError
 from fedkim_core.settings import Chosen
 
 _NONE = inspect.Parameter.empty
+
+
+def files(path: Iterable[str]) -> list[str]:
+    """Names of the files of a package, by its ``__path__``; none of them is read."""
+    return sorted(module.name for module in pkgutil.iter_modules(path))
 
 
 def find(package: str, function: str, key: str, chosen: Chosen) -> Callable[..., Any]:
@@ -33,7 +38,7 @@ def find(package: str, function: str, key: str, chosen: Chosen) -> Callable[...,
         UserError: there is no such method, or it does not take these settings.
     """
     folder = importlib.import_module(package)
-    names = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
+    names = files(folder.__path__)
     if chosen.name not in names:
         raise UserError(f"{key}.name={chosen.name}: unknown; one of {', '.join(names)}")
     method = getattr(importlib.import_module(f"{package}.{chosen.name}"), function)

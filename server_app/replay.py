@@ -61,8 +61,10 @@ def record_before(
     run: Path, config: Config, test: Sequence[Example], before: Mapping[str, Answers]
 ) -> None:
     """Keep what the foundation model alone said of the test set."""
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
     content = {"asked": _asked(config, test), "given": given(before)}
-    (run / FOLDER / BEFORE).write_text(json.dumps(content))
+    (folder / BEFORE).write_text(json.dumps(content))
 
 
 def recall_before(config: Config, test: Sequence[Example]) -> dict[str, Answers]:

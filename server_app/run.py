@@ -90,6 +90,8 @@ class Run:
         if config.injector.enabled and not self.before:
             with recorder.phase("before"):
                 self.before = self._ask_before()
+            if config.federation.record:
+                replay.record_before(self.folder, config, self.sets["test"], self.before)
             self._save()
 
         def finish(round: int, _: ArrayRecord) -> None:
@@ -239,8 +241,6 @@ class Run:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
         if self.config.federation.record:
             replay.record(self.folder, round, self._aggregated, self.strategy)
-            if self.before:
-                replay.record_before(self.folder, self.config, self.sets["test"], self.before)
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
         injected = self._score(ask_injected(self.config, self.model, trained), bootstrap=0)
         for task, card in self.model.cards.items():

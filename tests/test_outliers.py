@@ -61,7 +61,7 @@ def test_a_module_that_did_not_move_anywhere_else() -> None:
 
 
 def test_one_that_still_learns_stays_when_the_others_have_stopped() -> None:
-    """Norms of round 10 of a federation of three sites on real electrocardiograms."""
-    table = of([0.02, 0.025, 0.43])
+    """As on real electrocardiograms: one of three sites changed by 0.43, the bound was 0.148."""
+    table = of([0.0247, 0.0247, 0.43])  # the median that gives this bound
     assert set(outliers(table, 5.0, {})) == {"site-02"}
     assert outliers(table, 5.0, {"encoder.image": 37.0}) == {}

@@ -55,7 +55,7 @@ class Stack:
             size,
             lambda start, stop: values[:, start:stop],
             steps or (1,) * sites,
-            values.new_zeros(size) if sent is None else sent,
+            values.new_zeros(size).float() if sent is None else sent,
         )
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Stack:
     def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What ``function`` makes of each block (``[sites, b] -> [b]``): ``[size]`` float32."""
         # Made at once: pieces kept from block to block would fragment the heap.
-        result, done = self.sent.new_empty(self.size), 0
+        result, done = self.sent.new_empty(self.size).float(), 0
         for block in self.blocks():
             result[done : done + block.shape[1]] = function(block)
             done += block.shape[1]

@@ -6,13 +6,13 @@ run that goes on draws again what it had. ``tracking`` names the files: ``[tenso
 
 import importlib
 import logging
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from fedkim_core.errors import UserError
+from fedkim_core.methods import files
 
 log = logging.getLogger("fedkim")
 
@@ -68,7 +68,7 @@ class Trackers:
 
 def check(names: Sequence[str]) -> None:
     """Raises UserError: there is no tracker of such a name."""
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    known = files(__path__)
     for name in names:
         if name not in known:
             raise UserError(f"tracking={name}: no such tracker; known: {', '.join(known)}")

@@ -7,11 +7,11 @@ batch alone: no batch statistics, so that what is averaged over sites is all the
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from fedkim_core.errors import UserError
+from fedkim_core.methods import files
 from fedkim_core.modalities import Modality
 from fedkim_core.settings import EncoderConfig
 
@@ -38,7 +38,7 @@ def build_encoder(
 
 def check(kind: str, name: str) -> None:
     """Raises UserError: there is no file ``name``. The file is not read: it needs torch."""
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    known = files(__path__)
     if name not in known:
         raise UserError(
             f"extractor.encoders.{kind}.name={name}: no such encoder; known: {', '.join(known)}"
