@@ -141,6 +141,9 @@ def create_app(
         except (Busy, TimeoutError) as error:
             raise HTTPException(503, "too busy; ask again", {"retry-after": "5"}) from error
 
+    # FastAPI keeps the schema that it makes here; which tasks there are only this model knows.
+    asked = api.openapi()["components"]["schemas"][Request.__name__]["properties"]
+    asked["task"]["enum"] = list(model.cards)
     paths = frozenset({"/", "/health", "/tasks", "/ask", "/openapi.json"})
     most = int(bounds.megabytes * 2**20)
     return Limits(api, most=most, seconds=bounds.seconds, paths=paths)

@@ -1,4 +1,4 @@
-"""A real server on a real port: a body of 100 MB, and the page in a real browser."""
+"""A real server on a real port: requests of every kind, 100 MB, and the page in a real browser."""
 
 import http.client
 import os
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import schemathesis
 import uvicorn
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from fedkim_core.ask import Advisor
 from fedkim_core.serve.app import create_app, listen
@@ -23,6 +26,23 @@ def port(advisor: Advisor) -> Iterator[int]:
     yield bound.getsockname()[1]
     server.should_exit = True
     thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def schema(port: int) -> object:
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+
+
+interface = schemathesis.pytest.from_fixture("schema")
+
+
+@interface.parametrize()
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+def test_every_answer_is_one_that_the_schema_names(case: schemathesis.Case) -> None:
+    """Requests that keep the published schema, and others: no 5xx, no other status, type or body
+    than the schema has."""
+    # That base64 makes a radiograph no schema can say, so what keeps it may be refused.
+    case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
 
 def test_a_hundred_megabytes_are_refused_and_the_service_stays_up(port: int) -> None:
