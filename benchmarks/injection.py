@@ -13,11 +13,9 @@ import argparse
 import copy
 import os
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import peft
@@ -25,97 +23,51 @@ import torch
 import transformers
 from peft import set_peft_model_state_dict
 
-from benchmarks import shares
-from benchmarks.peak import Peak
-from benchmarks.peers import ALPHA, VOCABULARY, Peer, base_model, lora, m3oe, peers, twin
+from benchmarks import scaling, shares
+from benchmarks.peers import ALPHA, RANK, VOCABULARY, Peer, base_model, lora, m3oe, peers, twin
+from benchmarks.turns import FORWARD, STEP, Size, compare, kept
 from fedkim_core.models.m3oe import fold
 
 BEGIN, END = "<!-- table: make bench -->", "<!-- end of table -->"
-RANK = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    width: int
-    layers: int
-    turns: int
-    batch: int = 8
-    tokens: int = 48
-
-
+ADDING = ("lora_wide", "m3oe", "einsum")
+SMOLLM2 = Size(576, 30, 4, batch=16, key_heads=3)
+"""The linear layers of SmolLM2-135M; without its vocabulary, which all peers have alike."""
 WIDTHS = (Size(256, 4, 20), Size(576, 4, 12), Size(2048, 2, 5))
 EXPERTS = (1, 4, 12, 32)
 QUICK = (Size(64, 1, 2, 2, 8),)
-FORWARD, STEP = "forward", "step"
-
-
-@dataclass(frozen=True)
-class Found:
-    """Of one peer: median ratio to the base model, tokens a second, peak memory in MB."""
-
-    ratio: float
-    rate: float
-    peak: float
-
-
-def one(peer: Peer, inputs: torch.Tensor, kind: str) -> None:
-    """A forward pass as in inference, or forward and backward as in training."""
-    if kind == FORWARD:
-        with torch.no_grad(), peer.context():
-            peer.model(inputs_embeds=inputs)
-        return
-    given = inputs.clone().requires_grad_()  # the connectors before it are trained, too
-    with peer.context():
-        loss = peer.model(inputs_embeds=given).logits.float().square().mean()
-    loss.backward()
-    for parameter in peer.model.parameters():
-        parameter.grad = None
-
-
-def compare(among: Mapping[str, Peer], size: Size, kind: str) -> dict[str, Found]:
-    """Time the peers in turns; peak memory in a turn of its own."""
-    inputs = torch.randn(size.batch, size.tokens, size.width)
-    taken: dict[str, list[float]] = {name: [] for name in among}
-    peaks = {}
-    for name, peer in among.items():  # also the warm-up
-        with Peak() as peak:
-            one(peer, inputs, kind)
-        peaks[name] = peak.most / 1e6
-    for _ in range(size.turns):
-        for name, peer in among.items():
-            began = time.perf_counter()
-            one(peer, inputs, kind)
-            taken[name].append(time.perf_counter() - began)
-    first = next(iter(among))
-    number = size.batch * size.tokens
-    return {
-        name: Found(
-            statistics.median(t / b for t, b in zip(times, taken[first], strict=True)),
-            number / statistics.median(times),
-            peaks[name],
-        )
-        for name, times in taken.items()
-    }
 
 
 def injection(sizes: tuple[Size, ...], experts: tuple[int, ...]) -> list[str]:
-    """One row for each width, P and peer."""
+    """One row for each model, P and peer."""
     lines = [
-        "| width | P | peer | forward, x base | tokens/s | peak MB | step, x base | tokens/s | "
-        "peak MB |",
-        "|" + "---|" * 9,
+        "| width x layers | P | peer | forward, x base | x lora_wide | tokens/s | peak MB | "
+        "step, x base | x lora_wide | tokens/s | peak MB |",
+        "|" + "---|" * 11,
     ]
     for size in sizes:
         for count in experts:
-            print(f"width {size.width}, P={count}", file=sys.stderr)
-            among = peers(size.width, size.layers, count, RANK, size.batch)
-            forward, step = (compare(among, size, kind) for kind in (FORWARD, STEP))
+            print(f"width {size.width} x {size.layers}, P={count}", file=sys.stderr)
+            among = peers(size.width, size.layers, count, RANK, size.batch, size.key_heads)
+            both = [compare(among, size, kind) for kind in (FORWARD, STEP)]
             for name in among:
-                a, b = forward[name], step[name]
-                lines.append(
-                    f"| {size.width} | {count} | {name} | {a.ratio:.2f} | {a.rate:,.0f} | "
-                    f"{a.peak:.1f} | {b.ratio:.2f} | {b.rate:,.0f} | {b.peak:.1f} |"
+                cells = " | ".join(
+                    f"{f.ratio:.2f} | {f.floor:.2f} | {f.rate:,.0f} | {f.peak:.1f}"
+                    for f in (found[name] for found in both)
                 )
+                lines.append(f"| {size.width} x {size.layers} | {count} | {name} | {cells} |")
+    return lines
+
+
+def activations(sizes: tuple[Size, ...], experts: int) -> list[str]:
+    """What experts add to what a forward pass keeps for the backward pass."""
+    lines = ["| width | " + " | ".join(ADDING) + " | einsum, x m3oe |", "|---|" + "---|" * 4]
+    for size in sizes:
+        among = peers(size.width, 1, experts, RANK, size.batch)
+        inputs = torch.randn(size.batch, size.tokens, size.width)
+        base = kept(among["base"], inputs)
+        extra = {name: kept(among[name], inputs) - base for name in ADDING}
+        cells = " | ".join(f"{value:.2f}" for value in extra.values())
+        lines.append(f"| {size.width} | {cells} | {extra['einsum'] / extra['m3oe']:.0f} |")
     return lines
 
 
@@ -163,22 +115,31 @@ def table(*, quick: bool) -> str:
     where = machine()
     sizes, experts = (QUICK, (1, 4)) if quick else (WIDTHS, EXPERTS)
     shape = "; ".join(
-        f"width {s.width}: {s.layers} layers, {s.batch} x {s.tokens} tokens, {s.turns} turns"
-        for s in sizes
+        f"{s.width} x {s.layers}: {s.batch} x {s.tokens} tokens, {s.turns} turns"
+        for s in (sizes if quick else (SMOLLM2, *sizes))
     )
     began = time.perf_counter()
-    trained, asked = injection(sizes, experts), inference(sizes, experts[-1])
+    trained = injection(sizes, experts)
+    if not quick:
+        trained[2:2] = injection((SMOLLM2,), (12,))[2:]
+    extra, asked = activations(sizes, experts[-2]), inference(sizes, experts[-1])
     # A tiny model has shortcuts as well; what they save there means nothing.
     saved = shares.table(1, "foundation=tiny", "injector.batch_size=4") if quick else shares.table()
+    grown = scaling.table(quick=quick)
     took = time.perf_counter() - began
     parts = [
         f"{where}.",
         f"Random Llamas with a vocabulary of {VOCABULARY}; {shape}. Experts of rank {RANK} on "
-        f"every linear layer of every block. Took {took:.0f} s.",
+        f"every linear layer of every block. 576 x 30 are the layers of SmolLM2-135M. "
+        f"Took {took:.0f} s.",
         "\n".join(trained),
+        "What a forward pass of one block keeps for the backward pass beyond the base model's, "
+        f"MB, P = {experts[-2]}:",
+        "\n".join(extra),
         f"Inference of one task, P = {experts[-1]}:",
         "\n".join(asked),
         saved,
+        grown,
     ]
     return "\n\n".join(parts)
 

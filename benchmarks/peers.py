@@ -26,6 +26,7 @@ from fedkim_core.config import compose
 from fedkim_core.models.m3oe import Experts
 
 ALPHA = 32.0
+RANK = 8
 VOCABULARY = 512
 
 
@@ -36,7 +37,7 @@ class Peer:
     """Entered around every call."""
 
 
-def base_model(width: int, layers: int) -> LlamaForCausalLM:
+def base_model(width: int, layers: int, key_heads: int | None = None) -> LlamaForCausalLM:
     """A random Llama, frozen; heads of 64, the inner layer 8/3 as wide."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -44,7 +45,7 @@ def base_model(width: int, layers: int) -> LlamaForCausalLM:
         intermediate_size=width * 8 // 3 // 64 * 64,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
-        num_key_value_heads=width // 64,
+        num_key_value_heads=key_heads or width // 64,
         attn_implementation="eager",
         use_cache=False,
     )
@@ -117,9 +118,11 @@ def xlora(model: LlamaForCausalLM, experts: int, rank: int) -> nn.Module:
         return get_peft_model(model, config)
 
 
-def peers(width: int, layers: int, experts: int, rank: int, batch: int) -> dict[str, Peer]:
+def peers(
+    width: int, layers: int, experts: int, rank: int, batch: int, key_heads: int | None = None
+) -> dict[str, Peer]:
     """All of them over one set of frozen weights."""
-    base = base_model(width, layers)
+    base = base_model(width, layers, key_heads)
     alpha = torch.softmax(torch.randn(batch, experts), -1)
     gated = m3oe(twin(base), rank, alpha)
     return {

@@ -7,8 +7,8 @@ of rank 8. `make bench` compares whole models over widths and numbers of experts
 import pytest
 import torch
 
-from benchmarks.injection import STEP, one
 from benchmarks.peers import Peer, peers
+from benchmarks.turns import STEP, one
 
 BATCH, TOKENS, WIDTH = 2, 512, 1024
 

@@ -1,13 +1,16 @@
 """The table of docs/performance.md: its peers compute what they claim, its counts are exact."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.injection import BEGIN, END, main
 from benchmarks.peak import Peak
-from benchmarks.peers import peers
+from benchmarks.peers import Peer, peers
+from benchmarks.scaling import exponent
+from benchmarks.turns import kept
 
 
 def test_three_ways_to_mix_experts_are_one_function() -> None:
@@ -33,6 +36,22 @@ def test_three_ways_to_mix_experts_are_one_function() -> None:
     assert (out["m3oe"] - out["base"]).abs().max() > 1e-3
     torch.testing.assert_close(out["m3oe"], out["einsum"], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out["m3oe"], out["loop"], atol=1e-5, rtol=1e-4)
+
+
+def test_an_exponent_is_a_slope_of_logarithms() -> None:
+    assert exponent({n: 3.0 * n**1.5 for n in (2, 5, 40)}) == pytest.approx(1.5)
+
+
+def test_what_a_forward_pass_keeps() -> None:
+    weights = torch.nn.Linear(64, 64, bias=False)
+    layer = torch.nn.Sequential(weights, torch.nn.Sigmoid())
+
+    class Answer(torch.nn.Module):
+        def forward(self, inputs_embeds: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=layer(inputs_embeds))
+
+    # The sigmoid keeps what it gave, 10 x 64 numbers; what it read is gone.
+    assert kept(Peer(Answer()), torch.randn(10, 64)) == pytest.approx(10 * 64 * 4 / 1e6)
 
 
 def test_frozen_weights_are_held_once() -> None:
@@ -67,6 +86,8 @@ def test_the_whole_table_can_be_made(tmp_path: Path) -> None:
     assert "outdated" not in text
     for peer in ("base", "lora_r", "lora_wide", "m3oe", "einsum", "loop", "xlora", "merged"):
         assert f"| {peer} |" in text
+    for what in ("training step, by experts", "a site's epoch, by examples", "2"):
+        assert f"\n| {what} | " in text
     page.write_text("no place")
     with pytest.raises(SystemExit, match="no place for the table"):
         main(["--quick", "--write", str(page)], say=lambda text: None)
