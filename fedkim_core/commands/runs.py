@@ -81,7 +81,13 @@ def experiment(
     any_code: Annotated[
         bool, typer.Option("--any-code", help="Take finished runs of other versions of the code.")
     ] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep checkpoints and recorded federations.")
+    ] = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of another experiment: take over its runs; or more than one."),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the experiments that are known.")] = (
         False
     ),
@@ -116,6 +122,7 @@ def experiment(
         dry_run=dry_run,
         any_code=any_code,
         keep=keep,
+        reuse=reuse or [],
         console=terminal(),
     )
     raise typer.Exit(code)

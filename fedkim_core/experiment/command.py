@@ -33,6 +33,7 @@ def run(
     dry_run: bool,
     any_code: bool,
     keep: bool,
+    reuse: Sequence[Path],
     console: Console,
 ) -> int:
     """Make what is not there; returns the exit code.
@@ -42,9 +43,11 @@ def run(
     """
     experiment = plan(name, seeds=_seeds(seeds), only=only, more=more)
     folder = (out or Path("experiments") / experiment.name).absolute()
-    work = Work(experiment, Folder(folder), any_code=any_code, keep=keep)
+    others = [path.absolute() for path in reuse]
+    work = Work(experiment, Folder(folder, others), any_code=any_code, keep=keep)
     if not dry_run:
         check_writable(folder)
+        work.take_over(console)
     describe(work, console)
     if dry_run:
         _list(experiment, work, console)
@@ -73,6 +76,8 @@ def run(
 def _list(experiment: Experiment, work: Work, console: Console) -> None:
     for cell in experiment.cells:
         state = "done" if work.done(cell) else "cannot run" if cell.config is None else "to run"
+        if state == "to run" and work.folder.elsewhere(cell, any_code=work.any_code):
+            state = "to take over"
         line = f"{state}: {cell.label}: {' '.join(cell.overrides)}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """``fedkim experiment``: make the runs that are not there yet, one after the other."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -78,6 +79,14 @@ class Work:
             total += sum(e.seconds for e in basis) / len(basis)
         return total
 
+    def take_over(self, console: Console) -> None:
+        """Copy what is finished in the folders of other experiments."""
+        for cell in self.pending:
+            if found := self.folder.elsewhere(cell, any_code=self.any_code):
+                self.folder.take_over(cell, *found)
+                line = f"{cell.label}: taken from {found[0]}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def run(self, console: Console, after: Callable[[], None]) -> None:
         """Make every pending run, and call ``after`` when one has ended.
 
@@ -101,7 +110,9 @@ class Work:
     def _make(self, cell: Cell, at: str, console: Console) -> Ended:
         folder = self.folder.clear(cell)
         words = list(cell.overrides)
-        source = self.folder.recorded(cell, self.experiment.cells) if self.shares(cell) else None
+        source = None
+        if cell.federation_key is not None:
+            source = self.folder.recorded(cell, self.experiment.cells)
         if source is not None:
             words.append(quoted("federation.replay", source))
         elif self.shares(cell):
@@ -120,7 +131,7 @@ class Work:
             status="done" if outcome.code == OK else "failed",
             reason=outcome.reason,
             seconds=outcome.seconds,
-            replayed="" if source is None else str(source.relative_to(self.folder.root)),
+            replayed="" if source is None else os.path.relpath(source, self.folder.root),
         )
         self.folder.end(cell, ended)
         if ended.status == "done" and not self.keep:

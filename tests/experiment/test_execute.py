@@ -20,7 +20,7 @@ def run(path: Path, out: Path, **more: object) -> tuple[int, str]:
     shown = io.StringIO()
     console = Console(file=shown, width=200)
     options = {"seeds": None, "only": [], "more": []}
-    options |= {"dry_run": False, "any_code": False, "keep": False}
+    options |= {"dry_run": False, "any_code": False, "keep": False, "reuse": []}
     code = command.run(str(path), out=out, console=console, **(options | more))
     return code, shown.getvalue()
 
@@ -71,6 +71,46 @@ def test_a_federation_is_shared(write: Write, runs: Runs, tmp_path: Path) -> Non
     # Nobody needs the recording any more, nor the checkpoints.
     assert not list(out.rglob("federation"))
     assert not list(out.rglob("checkpoints"))
+
+
+def test_runs_and_federations_of_another_experiment_serve(
+    write: Write, runs: Runs, tmp_path: Path
+) -> None:
+    first, out = tmp_path / "first", tmp_path / "out"
+    run(write(CELLS), first, keep=True)
+    runs.asked.clear()
+    code, _ = run(write({"wide": ["injector=lora_wide"]}), out, reuse=[first])
+    assert code == OK
+    (wide,) = runs.asked
+    assert f"federation.replay={first}/runs/a/seed-0" in [word.replace("'", "") for word in wide]
+    path = write({"wide": ["injector=lora_wide"], "plain": []})
+    _, shown = run(path, out, reuse=[first], dry_run=True)
+    assert "to take over: plain, seed 0" in shown
+    _, shown = run(path, out, reuse=[first])
+    assert f"plain, seed 0: taken from {first}/runs/a/seed-0" in shown
+    assert "2 done" in shown
+    assert len(runs.asked) == 1  # the same settings under another name are copied
+    found = pl.read_parquet(out / "results.parquet").unique("cell").sort("cell")
+    assert found["cell"].to_list() == ["plain", "wide"]
+    assert found["replayed"].to_list() == [False, True]
+    assert list(first.rglob("federation"))
+    assert not list(out.rglob("federation"))
+    assert not list(out.rglob("checkpoints"))
+    # Other settings, seeds or code are no reason to copy.
+    run(write({"plain": []}), tmp_path / "other", reuse=[first], more=["rounds=1"])
+    run(write({"plain": []}), tmp_path / "other", reuse=[first], seeds="0,1")
+    assert len(runs.asked) == 3
+
+
+def test_a_folder_that_cannot_be_reused_is_named(write: Write, runs: Runs, tmp_path: Path) -> None:
+    path = write({"a": []})
+    with pytest.raises(UserError, match=r"--reuse .*: no folder of an experiment"):
+        run(path, tmp_path / "out", reuse=[tmp_path])
+    run(path, tmp_path / "first")
+    (tmp_path / "first" / "runs" / "a" / "seed-0.json").write_text("{")
+    with pytest.raises(UserError, match=r"seed-0\.json: cannot be read"):
+        run(path, tmp_path / "out", reuse=[tmp_path / "first"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_run_stops_nothing(write: Write, runs: Runs, tmp_path: Path) -> None:
