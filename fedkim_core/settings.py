@@ -302,6 +302,9 @@ class EvaluationConfig(_Section):
     merge_experts: bool = True
     """In float32: ask many alike questions with the experts merged into the frozen weights. Faster,
     and it takes these weights a second time in memory."""
+    every: Positive = 1
+    """Rounds from one look at the validation set to the next; the last round always has one. What
+    the sites say of their own validation patients comes every round."""
     best: Score = "auroc"
     """The validation score of the injected model, mean over the trained tasks, by which the best
     round is told."""

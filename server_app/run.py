@@ -95,7 +95,10 @@ class Run:
             self._save()
 
         def finish(round: int, _: ArrayRecord) -> None:
-            self._validate(round)
+            if config.federation.record:
+                replay.record(self.folder, round, self._aggregated, strategy)
+            if self._looked_at(round):
+                self._validate(round)
             self.done = round
             self._save()
 
@@ -198,11 +201,12 @@ class Run:
                     round=round,
                 )
         self.federated = model.extractor.arrays()
-        with self.recorder.phase("validate", round):
-            heads = ask_heads(
-                model.extractor, self.sets["validation"], config.evaluation.batch_size
-            )
-            self._validated = self._score(heads, bootstrap=0)
+        if self._looked_at(round):
+            with self.recorder.phase("validate", round):
+                heads = ask_heads(
+                    model.extractor, self.sets["validation"], config.evaluation.batch_size
+                )
+                self._validated = self._score(heads, bootstrap=0)
         if config.injector.enabled:
             with self.recorder.phase("inject", round):
                 self.injector.inject(
@@ -212,6 +216,10 @@ class Run:
             with self.recorder.phase("few_shot", round):
                 self._few_shot()
         return model.extractor.arrays()
+
+    def _looked_at(self, round: int) -> bool:
+        """Whether the validation set is asked after ``round``."""
+        return round == self.config.rounds or round % self.config.evaluation.every == 0
 
     def _few_examples(self) -> list[Example]:
         """Of every unseen task, as ``injector.few_shot`` says."""
@@ -239,8 +247,6 @@ class Run:
 
     def _validate(self, round: int) -> None:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
-        if self.config.federation.record:
-            replay.record(self.folder, round, self._aggregated, self.strategy)
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
         injected = self._score(ask_injected(self.config, self.model, trained), bootstrap=0)
         for task, card in self.model.cards.items():

@@ -53,6 +53,21 @@ def test_the_same_numbers_as_the_whole_run(
     assert "train" not in two["seconds"]
 
 
+def test_looking_less_often_changes_no_result(
+    recorded: Path, network: Path, tmp_path: Path
+) -> None:
+    one = json.loads((recorded / "summary.json").read_text())
+    two = replayed(network, recorded, tmp_path / "last", "evaluation.every=3")
+    for part in ("tasks", "gate", "communication"):
+        assert one[part] == two[part], part
+    every, last = (
+        (folder / "metrics.jsonl").read_text().splitlines()
+        for folder in (recorded, tmp_path / "last")
+    )
+    assert last == [line for line in every if json.loads(line)["round"] == 2]
+    assert 0 < len(last) < len(every)
+
+
 def test_the_foundation_model_alone_is_not_asked_again(
     recorded: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
