@@ -215,6 +215,9 @@ class InjectorConfig(_Section):
     warmup: Probability
     """Share of the run's steps over which the learning rate rises."""
     clip_norm: Annotated[float, Field(gt=0)]
+    gradient_checkpointing: bool = False
+    """Keep of each frozen layer its input alone for the backward pass, in which it runs again: less
+    memory, about a third more time."""
     train_encoders: bool
     distillation: NonNegative = 0.0
     """Weight of what the federated heads say of the public patients; 0 is the paper's objective."""

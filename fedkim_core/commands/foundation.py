@@ -81,7 +81,7 @@ def check(
     )
     pace = measure(footprint.language_config(config.foundation), injector, own.dtype, own.device)
     tokens = injector.batch_size * ROW
-    training = own.training(pace.saved * tokens * own.layers)
+    training = own.training(pace.kept(tokens, own.layers))
     free = footprint.free_memory(own.device)
     typer.echo(
         f"memory: {gigabytes(own.asking)} to ask it, {gigabytes(training)} to train it "

@@ -138,6 +138,8 @@ def remedy(config: Config, own: Footprint, free: int) -> str:
         return "evaluation.merge_experts=false would fit"
     if own.dtype == torch.float32 and own.parameters * 2 + own.trained * 4 + PROCESS <= free:
         return "foundation.dtype=bfloat16 would fit"
+    if own.asking <= free and not config.injector.gradient_checkpointing:
+        return "injector.gradient_checkpointing=true or a smaller injector.batch_size may fit"
     if config.injector.targets == "all-linear" and own.asking <= free:
         return "adapt fewer layers (injector.targets=[q_proj,v_proj]) or fewer rows at once"
     fits = [

@@ -13,6 +13,7 @@ from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation
 from fedkim_core.models.m3oe import Experts, Gate, mutual_information
 from fedkim_core.models.probe import check_head, packs
+from fedkim_core.models.recompute import no_contexts, recompute
 from fedkim_core.models.sequences import Key, Layout, Row, pack, pad, portions, stack
 from fedkim_core.settings import InjectorConfig
 from fedkim_core.tasks import TaskCard
@@ -46,6 +47,8 @@ class InjectedModel(nn.Module):
         self._lay = pack if packs(foundation) else stack
         self._most = CPU_TOKENS if foundation.device.type == "cpu" else DEVICE_TOKENS
         self.experts = Experts(foundation.model, config) if config.experts else None
+        if config.gradient_checkpointing:
+            recompute(foundation.model, self.experts.twice if self.experts else no_contexts)
         self.gate = (
             Gate(
                 foundation.width,

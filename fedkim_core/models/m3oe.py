@@ -14,7 +14,7 @@ leaves a plain PEFT adapter that needs no gate.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from threading import RLock
 from typing import cast
 
@@ -152,11 +152,20 @@ class Experts:
                 yield
                 return
             scale = alpha.repeat_interleave(self.rank, -1)
-            self._scale = scale if alpha.dim() == 3 else scale[:, None]
-            try:
+            with self._with(scale if alpha.dim() == 3 else scale[:, None]):
                 yield
-            finally:
-                self._scale = None
+
+    def twice(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For a layer that is run now and again in the backward pass, outside of :meth:`gated`."""
+        return nullcontext(), self._with(self._scale)
+
+    @contextmanager
+    def _with(self, scale: Tensor | None) -> Iterator[None]:
+        before, self._scale = self._scale, scale
+        try:
+            yield
+        finally:
+            self._scale = before
 
     @contextmanager
     def merged(self, alpha: Tensor) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from fedkim_core.models.m3oe import Experts
+from fedkim_core.models.recompute import no_contexts, recompute
 from fedkim_core.settings import InjectorConfig
 
 ROW = 48
@@ -27,19 +28,36 @@ class Pace:
     """Forward and backward."""
     saved: float
     """Bytes kept for the backward pass."""
+    again: float
+    """Bytes of the one layer that runs again at a time, with gradient checkpointing."""
+
+    def kept(self, tokens: int, layers: int) -> float:
+        """Bytes at the most."""
+        return tokens * (self.saved * layers + self.again)
 
 
 def measure(known: Any, injector: InjectorConfig, dtype: torch.dtype, device: torch.device) -> Pace:
     """Train one layer of that configuration for two short steps; the faster one counts."""
     model = _one_layer(known, dtype).to(device)
+    experts = Experts(model, injector) if injector.experts else None
+    pace = _train(model, experts, injector.experts, dtype, device)
+    if not injector.gradient_checkpointing:
+        return pace
+    recompute(model, experts.twice if experts else no_contexts)
+    slower = _train(model, experts, injector.experts, dtype, device)
+    return Pace(slower.seconds, slower.saved, pace.saved)
+
+
+def _train(
+    model: Any, experts: Experts | None, count: int, dtype: torch.dtype, device: torch.device
+) -> Pace:
     width = int(model.get_input_embeddings().weight.shape[1])
     decoder = model.get_decoder()
-    experts = Experts(model, injector) if injector.experts else None
     low = dtype != torch.float32
     autocast = torch.autocast(device.type, dtype) if low else nullcontext()
     embeddings = torch.full((ROWS, ROW, width), 0.01, dtype=dtype, device=device)
     mask = torch.ones(ROWS, ROW, dtype=torch.long, device=device)
-    alpha = torch.full((ROWS, injector.experts), 1 / max(injector.experts, 1), device=device)
+    alpha = torch.full((ROWS, count), 1 / max(count, 1), device=device)
     taken, saved = [], Saved(model)
     for _ in range(2):
         saved.bytes.clear()
@@ -54,7 +72,7 @@ def measure(known: Any, injector: InjectorConfig, dtype: torch.dtype, device: to
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - began)
     tokens = ROWS * ROW
-    return Pace(min(taken) / tokens, sum(saved.bytes.values()) / tokens)
+    return Pace(min(taken) / tokens, sum(saved.bytes.values()) / tokens, 0.0)
 
 
 class Saved:

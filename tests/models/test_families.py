@@ -16,6 +16,7 @@ from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation, load_foundation
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.models.m3oe import fold
+from fedkim_core.models.pace import Saved
 from fedkim_core.models.probe import packs
 from fedkim_core.models.sequences import pack, pad, stack
 from fedkim_core.models.tiny_model import byte_tokenizer
@@ -136,9 +137,9 @@ def load(folder: Path) -> Foundation:
     return load_foundation(compose(words).foundation)
 
 
-def inject(folder: Path) -> InjectedModel:
+def inject(folder: Path, *words: str) -> InjectedModel:
     """Attached through the automatic choice of layers, every expert away from zero."""
-    config = tiny()
+    config = tiny(*words)
     torch.manual_seed(0)
     extractor = KnowledgeExtractor(config, config.cards())
     model = InjectedModel(extractor, load(folder), config.injector, config.cards()).eval()
@@ -178,6 +179,27 @@ def test_the_adapter_is_there_and_counts(models: dict[str, InjectedModel], name:
     assert not silent
     layers = {n.split(".lora_")[0] for n in kept}
     assert len(layers) % model.foundation.model.config.num_hidden_layers == 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_that_run_again_give_the_same_gradients(
+    models: dict[str, InjectedModel], folders: dict[str, Path], name: str
+) -> None:
+    batch = collate(patients())
+    found, kept = [], []
+    for model in (models[name], inject(folders[name], "injector.gradient_checkpointing=true")):
+        model.zero_grad()
+        saved = Saved(model.foundation.model)
+        with torch.autograd.graph.saved_tensors_hooks(saved.note, lambda x: x):
+            loss = model.loss(batch)
+        loss.backward()
+        trained = [p for p in (*model.parameters(), *model.experts.parameters()) if moved(p)]
+        found.append([loss.detach(), *(p.grad.clone() for p in trained)])
+        kept.append(sum(saved.bytes.values()))
+    assert len(found[0]) == len(found[1]) > 10
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+    assert kept[1] < 0.7 * kept[0]
 
 
 def moved(parameter: torch.Tensor) -> bool:

@@ -148,7 +148,9 @@ def test_what_would_fit_is_named() -> None:
     assert "mmedlm2_1_8b" in few
     assert "mmed_llama3_8b" not in few
     roomy = footprint.remedy(config, own, own.asking + 1)
-    assert "injector.targets" in roomy
+    assert "injector.gradient_checkpointing=true" in roomy
+    config = tiny("foundation.dtype=bfloat16", "injector.gradient_checkpointing=true")
+    assert "injector.targets" in footprint.remedy(config, own, own.asking + 1)
 
 
 def test_free_memory_keeps_to_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,4 +172,9 @@ def test_a_layer_is_tried_here(dtype: torch.dtype, family: str) -> None:
     one, two = (measure(known, config.injector, dtype, cpu) for _ in range(2))
     assert one.seconds > 0
     assert one.saved == two.saved > 0
+    assert one.kept(10, 3) == pytest.approx(30 * one.saved)
+    less = measure(known, tiny("injector.gradient_checkpointing=true").injector, dtype, cpu)
+    assert less.saved < one.saved / 2
+    assert less.again == one.saved
+    assert less.kept(10, 30) < one.kept(10, 30)
     assert known.num_hidden_layers == 2
