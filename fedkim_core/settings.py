@@ -136,6 +136,9 @@ class FoundationConfig(_Section):
     """Folder or Hugging Face name, for ``source: huggingface``."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen layers; auto: bfloat16 where the processor has it."""
+    quantised: Literal["none", "int8", "nf4"] = "none"
+    """How the frozen linear layers are kept: as they are; in 8 bits (LLM.int8, Dettmers et al.
+    2022) or in 4 (NF4, Dettmers et al. 2023), both by bitsandbytes."""
     device: str = "auto"
     card: FoundationCard | None = None
 

@@ -17,14 +17,14 @@ from server_app.loading import build_model, load_set
 
 
 def load_model(folder: Path, dtype: str | None = None) -> tuple[Config, InjectedModel]:
-    """The model of a run folder, in the run's arithmetic or in ``dtype``.
+    """The model of a run folder, in the run's arithmetic or, not quantised, in ``dtype``.
 
     Raises:
         UserError: no run folder, no checkpoint, or the foundation model is gone.
     """
     config = configuration.load(folder)
     if dtype is not None:
-        foundation = config.foundation.model_copy(update={"dtype": dtype})
+        foundation = config.foundation.model_copy(update={"dtype": dtype, "quantised": "none"})
         config = config.model_copy(update={"foundation": foundation})
     newest = checkpoint.find(folder, checkpoint.LAST)
     model = build_model(config)

@@ -85,7 +85,7 @@ def check(
     free = footprint.free_memory(own.device)
     typer.echo(
         f"memory: {gigabytes(own.asking)} to ask it, {gigabytes(training)} to train it "
-        f"({footprint.name_of(own.dtype)} on {own.device}, {injector.batch_size} rows of {ROW} "
+        f"({own.kept_in} on {own.device}, {injector.batch_size} rows of {ROW} "
         f"tokens); {gigabytes(free)} free"
     )
     step = pace.seconds * tokens * own.layers

@@ -19,6 +19,7 @@ from fedkim_core.models.connector import Connector
 from fedkim_core.models.foundation import device_of, dtype_of
 from fedkim_core.models.m3oe import Experts, Gate
 from fedkim_core.models.pretrained import check_folder, load_config
+from fedkim_core.models.quantised import BYTES, weight_bytes
 from fedkim_core.models.tiny_model import tiny_model
 from fedkim_core.settings import Config, FoundationConfig
 
@@ -42,22 +43,26 @@ class Footprint:
     trained: int
     """Parameters of experts, gate and connectors."""
     dtype: torch.dtype
+    quantised: str
+    weights: int
+    """Bytes of the frozen model."""
     device: torch.device
     merged: bool
     """Whether it is asked with the experts in a second copy of its weights."""
 
     @property
+    def kept_in(self) -> str:
+        """Of the frozen weights."""
+        return name_of(self.dtype) if self.quantised == "none" else self.quantised
+
+    @property
     def asking(self) -> int:
         """Bytes to ask the injected model."""
-        return self._weights * (2 if self.merged else 1) + self.trained * 4 + PROCESS
+        return self.weights * (2 if self.merged else 1) + self.trained * 4 + PROCESS
 
     def training(self, saved: float) -> int:
         """Bytes to train what is injected; ``saved``: those kept for the backward pass."""
-        return self._weights + self.trained * TRAINED + int(saved) + PROCESS
-
-    @property
-    def _weights(self) -> int:
-        return self.parameters * self.dtype.itemsize
+        return self.weights + self.trained * TRAINED + int(saved) + PROCESS
 
 
 def language_config(settings: FoundationConfig) -> Any:
@@ -86,7 +91,9 @@ def footprint(config: Config) -> Footprint:
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(known)
     model.tie_weights()  # without storage they come apart
+    dtype = dtype_of(settings.dtype, device)
     parameters = sum(p.numel() for p in model.parameters())
+    weights = weight_bytes(model, settings.quantised, dtype)
     with init_empty_weights():
         width = int(model.get_input_embeddings().weight.shape[1])
         adapted: Counter[str] = Counter()
@@ -101,7 +108,7 @@ def footprint(config: Config) -> Footprint:
             added += sum(p.numel() for p in gate.parameters())
         connector = Connector(config.extractor.width, width, 1.0)
         added += _encoders(config) * sum(p.numel() for p in connector.parameters())
-    dtype = dtype_of(settings.dtype, device)
+    plain = settings.quantised == "none" and dtype == torch.float32
     return Footprint(
         architecture=type(model).__name__,
         parameters=parameters,
@@ -110,8 +117,10 @@ def footprint(config: Config) -> Footprint:
         adapted=adapted,
         trained=added,
         dtype=dtype,
+        quantised=settings.quantised,
+        weights=weights,
         device=device,
-        merged=bool(adapted) and config.evaluation.merge_experts and dtype == torch.float32,
+        merged=bool(adapted) and config.evaluation.merge_experts and plain,
     )
 
 
@@ -127,7 +136,7 @@ def check_memory(config: Config) -> None:
     if own.asking > free:
         raise UserError(
             f"foundation={config.foundation.name}: {gigabytes(own.asking)} of memory needed for "
-            f"{own.parameters / 1e9:.1f} billion parameters in {name_of(own.dtype)}, "
+            f"{own.parameters / 1e9:.1f} billion parameters in {own.kept_in}, "
             f"{gigabytes(free)} free; {remedy(config, own, free)}"
         )
 
@@ -138,6 +147,9 @@ def remedy(config: Config, own: Footprint, free: int) -> str:
         return "evaluation.merge_experts=false would fit"
     if own.dtype == torch.float32 and own.parameters * 2 + own.trained * 4 + PROCESS <= free:
         return "foundation.dtype=bfloat16 would fit"
+    nf4 = int(own.parameters * BYTES["nf4"]) + own.trained * 4 + PROCESS
+    if own.asking > free and own.quantised == "none" and nf4 * 1.1 <= free:
+        return "foundation.quantised=nf4 would fit"
     if own.asking <= free and not config.injector.gradient_checkpointing:
         return "injector.gradient_checkpointing=true or a smaller injector.batch_size may fit"
     if config.injector.targets == "all-linear" and own.asking <= free:

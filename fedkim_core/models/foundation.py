@@ -1,5 +1,6 @@
 """Load a frozen causal language model: bundled, a folder, a hub name, or a tiny random one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
+from fedkim_core.models import quantised
 from fedkim_core.models.bundled import bundled_folder
 from fedkim_core.models.pretrained import load_pretrained
 from fedkim_core.models.tiny_model import byte_tokenizer, tiny_model
@@ -53,7 +55,7 @@ class Foundation:
 
     @property
     def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        return int(self.model.num_parameters())  # which knows that 4-bit weights are packed
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, no special tokens added."""
@@ -158,30 +160,42 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     """
     device = device_of(config.device)
     dtype = dtype_of(config.dtype, device)
-    model, tokenizer = load_parts(config, dtype)
+    more = quantised.options(config.quantised, dtype, device)
+    model, tokenizer = load_parts(config, dtype, more)
     _check_tokenizer(config.name, model, tokenizer)
+    quantised.check_layers(model, config.quantised, device)
     model.requires_grad_(False).eval()
     # For tens of tokens PyTorch's fused attention is slower on CPUs, backward most of all; and
     # it has no soft cap (Gemma 2).
     if device.type == "cpu" or getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
-    model.to(device=device, dtype=dtype)
+    if not more:
+        model.to(device=device, dtype=dtype)
     # In generation the head is given a slice of the hidden states; PyTorch multiplies a
     # non-contiguous one by a copy of the whole head for every row (gigabytes).
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return Foundation(config.name, model, tokenizer, device, dtype)
 
 
-def load_parts(config: FoundationConfig, dtype: torch.dtype | None) -> tuple[Any, Any]:
+def load_parts(
+    config: FoundationConfig, dtype: torch.dtype | None, more: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
     """Model and tokenizer as they are, neither frozen nor on a device; ``dtype`` None: as stored.
+
+    Args:
+        config: which.
+        dtype: of the model.
+        more: how it is quantised, and then placed as well (:func:`quantised.options`).
 
     Raises:
         UserError: as :func:`load_foundation`.
     """
     if config.source == "tiny":
+        if more:
+            raise UserError(f"foundation.quantised={config.quantised}: {config.name} has no file")
         return tiny_model(), byte_tokenizer()
     source = str(bundled_folder()) if config.source == "bundled" else str(config.model)
-    return load_pretrained(source, dtype)
+    return load_pretrained(source, dtype, more)
 
 
 def _check_tokenizer(name: str, model: Any, tokenizer: Any) -> None:

@@ -18,6 +18,8 @@ from fedkim_core.settings import InjectorConfig
 ROW = 48
 """Tokens of a typical row: question, features, answer."""
 ROWS = 4
+STEPS, SECONDS = 10, 2.0
+"""When enough has been tried, but never less than two steps: the first ones are slow."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Pace:
 
 
 def measure(known: Any, injector: InjectorConfig, dtype: torch.dtype, device: torch.device) -> Pace:
-    """Train one layer of that configuration for two short steps; the faster one counts."""
+    """Train one layer of that configuration for a few short steps; the fastest one counts."""
     model = _one_layer(known, dtype).to(device)
     experts = Experts(model, injector) if injector.experts else None
     pace = _train(model, experts, injector.experts, dtype, device)
@@ -58,8 +60,9 @@ def _train(
     embeddings = torch.full((ROWS, ROW, width), 0.01, dtype=dtype, device=device)
     mask = torch.ones(ROWS, ROW, dtype=torch.long, device=device)
     alpha = torch.full((ROWS, count), 1 / max(count, 1), device=device)
-    taken, saved = [], Saved(model)
-    for _ in range(2):
+    taken: list[float] = []
+    saved = Saved(model)
+    while len(taken) < 2 or (len(taken) < STEPS and sum(taken) < SECONDS):
         saved.bytes.clear()
         began = time.perf_counter()
         gated = experts.gated(alpha) if experts else nullcontext()

@@ -40,12 +40,16 @@ DAMAGE = (
 INTERNLM2_FILES = ("*.json", "tokenizer.model")
 
 
-def load_pretrained(source: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
+def load_pretrained(
+    source: str, dtype: torch.dtype | None, quantised: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
     """Model and tokenizer of a folder or Hugging Face name, on the CPU.
 
     Args:
         source: a folder or a name.
         dtype: of the model; None keeps that of the weights.
+        quantised: more for ``from_pretrained``, which then also places the model
+            (:func:`fedkim_core.models.quantised.options`).
 
     Raises:
         UserError: nothing there, weights missing or damaged, or an architecture that only its
@@ -56,9 +60,15 @@ def load_pretrained(source: str, dtype: torch.dtype | None) -> tuple[Any, Any]:
     try:
         config = read_config(source)
         if is_internlm2(config):
+            if quantised:
+                raise UserError(
+                    "InternLM2 cannot be quantised while it is converted; write it with `fedkim "
+                    "foundation convert`, then name that folder"
+                )
             folder = _internlm2_folder(source)
             return load_internlm2(folder, config, dtype), internlm2_tokenizer(folder)
-        return _load(source, dtype), AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = _load(source, dtype, quantised or {})
+        return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except UserError as error:
         raise UserError(f"foundation.model={source}: {error}") from error
     except DAMAGE as error:
@@ -124,7 +134,7 @@ def _known(source: str, found: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _load(source: str, dtype: torch.dtype | None) -> Any:
+def _load(source: str, dtype: torch.dtype | None, more: Mapping[str, Any]) -> Any:
     config = _known(source, read_config(source))
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     loader: Any = AutoModelForCausalLM if known else AutoModelForImageTextToText
@@ -135,6 +145,7 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
         weights_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # to say which
+        **more,
     )
     if odd := sorted(str(key[0]) for key in about["mismatched_keys"]):
         raise UserError(
@@ -167,6 +178,8 @@ def text_tower(model: Any) -> Any:
     tower.set_output_embeddings(head)
     tower.generation_config = model.generation_config
     tower.name_or_path = model.name_or_path
+    for name in ("is_loaded_in_8bit", "is_loaded_in_4bit"):  # PEFT asks
+        setattr(tower, name, getattr(model, name, False))
     if any(parameter.is_meta for parameter in tower.parameters()):
         raise UserError(f"{type(model).__name__}: its language model cannot stand alone")
     return tower

@@ -1,0 +1,71 @@
+"""A frozen base in 8 or 4 bits, by bitsandbytes (MIT): what it is loaded with, what it weighs.
+
+The experts stay in float32; they are never merged into such weights, so the gate stays live.
+"""
+
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from fedkim_core.errors import UserError
+
+BLOCK = 64
+"""Weights in NF4 that share a scale."""
+BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / BLOCK}
+"""Of a weight, its share of a float32 scale included."""
+
+
+def options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What ``from_pretrained`` gets for a base of that kind; nothing for ``none``.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    if kind == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"foundation.quantised={kind}: bitsandbytes is not installed; install "
+            "'fedkim[quantised]'"
+        )
+    # In 8 bits it says for every layer that inputs go through float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    config = BitsAndBytesConfig(
+        load_in_8bit=kind == "int8",
+        load_in_4bit=kind == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def check_layers(model: nn.Module, kind: str, device: torch.device) -> None:
+    """Refuse what bitsandbytes 0.50 computes wrongly: blocks of 64 that cross rows, on a CPU.
+
+    Raises:
+        UserError: names the first such layer.
+    """
+    if kind != "nf4" or device.type != "cpu":
+        return
+    for name, layer in model.named_modules():
+        if type(layer).__name__ == "Linear4bit" and layer.in_features % BLOCK:
+            raise UserError(
+                f"foundation.quantised=nf4: {name} reads {layer.in_features} numbers, no multiple "
+                f"of {BLOCK}, which bitsandbytes gets wrong on a CPU; use int8, or a GPU"
+            )
+
+
+def weight_bytes(model: nn.Module, kind: str, dtype: torch.dtype) -> int:
+    """Bytes of the frozen weights; its linear layers but the last are what is quantised."""
+    total = sum(p.numel() for p in model.parameters())
+    if kind == "none":
+        return total * dtype.itemsize
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linear = sum(
+        m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+    )
+    return int((total - linear) * dtype.itemsize + linear * BYTES[kind])
