@@ -143,10 +143,13 @@ def test_what_would_fit_is_named() -> None:
     config = tiny("foundation.dtype=bfloat16")
     own = footprint.footprint(config)
     assert footprint.remedy(config, own, PROCESS) == "of the known ones would fit: none"
-    few = footprint.remedy(config, replace(own, parameters=10**12), 6 * 10**9)
+    huge = replace(own, parameters=10**12, weights=2 * 10**12)
+    few = footprint.remedy(config, huge, 6 * 10**9)
     assert "qwen2_5_0_5b" in few
     assert "mmedlm2_1_8b" in few
     assert "mmed_llama3_8b" not in few
+    large = replace(own, parameters=3 * 10**9, weights=6 * 10**9)
+    assert footprint.remedy(config, large, 4 * 10**9) == "foundation.quantised=nf4 would fit"
     roomy = footprint.remedy(config, own, own.asking + 1)
     assert "injector.gradient_checkpointing=true" in roomy
     config = tiny("foundation.dtype=bfloat16", "injector.gradient_checkpointing=true")
