@@ -140,6 +140,9 @@ class FoundationConfig(_Section):
     """How the frozen linear layers are kept: as they are; in 8 bits (LLM.int8, Dettmers et al.
     2022) or in 4 (NF4, Dettmers et al. 2023), both by bitsandbytes."""
     device: str = "auto"
+    compile: str | None = None
+    """A backend of torch.compile for its layers, such as inductor; generation stays as it is. The
+    first rounds take minutes more."""
     card: FoundationCard | None = None
 
     @model_validator(mode="after")

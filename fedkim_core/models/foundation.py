@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -31,6 +32,14 @@ class Foundation:
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     dtype: torch.dtype
+    compiler: str | None = None
+
+    @cached_property
+    def _decoder(self) -> Any:
+        decoder = self.model.get_decoder()
+        if self.compiler is None:
+            return decoder
+        return torch.compile(decoder, backend=self.compiler, dynamic=True)
 
     @property
     def width(self) -> int:
@@ -110,7 +119,7 @@ class Foundation:
         """
         if positions is None:
             positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        output = self.model.get_decoder()(
+        output = self._decoder(
             inputs_embeds=embeddings,
             attention_mask=self._masks(mask, positions) if mask.dim() == 4 else mask.long(),
             position_ids=positions,
@@ -160,6 +169,9 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     """
     device = device_of(config.device)
     dtype = dtype_of(config.dtype, device)
+    if config.compile is not None and config.compile not in torch.compiler.list_backends(()):
+        known = ", ".join(torch.compiler.list_backends(()))
+        raise UserError(f"foundation.compile={config.compile}: no such backend; known: {known}")
     more = quantised.options(config.quantised, dtype, device)
     model, tokenizer = load_parts(config, dtype, more)
     _check_tokenizer(config.name, model, tokenizer)
@@ -174,7 +186,7 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     # In generation the head is given a slice of the hidden states; PyTorch multiplies a
     # non-contiguous one by a copy of the whole head for every row (gigabytes).
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-    return Foundation(config.name, model, tokenizer, device, dtype)
+    return Foundation(config.name, model, tokenizer, device, dtype, config.compile)
 
 
 def load_parts(

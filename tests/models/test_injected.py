@@ -5,6 +5,7 @@ import torch
 
 from fedkim_core.config import compose
 from fedkim_core.data.examples import Example, collate
+from fedkim_core.errors import UserError
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
@@ -217,3 +218,29 @@ def test_a_gate_without_descriptions_cannot_tell_them_apart() -> None:
     assert distinct([], inputs) == 2
     assert distinct(without_m, inputs) == 1
     assert distinct([*without_t, *without_m], [*tasks, *inputs]) == 1
+
+
+def test_compiled_layers_give_the_same_gradients(model: InjectedModel) -> None:
+    """Captured as a graph without a break; what a backend makes of that graph is its own affair."""
+    compiled = build("foundation.compile=eager")
+    batch = collate([example(name, i) for i, name in enumerate(TRAINED)])
+    torch._dynamo.utils.counters.clear()
+    found = []
+    for each in (model, compiled):
+        each.zero_grad()
+        for parameter in each.experts.parameters():
+            parameter.grad = None
+        loss = each.loss(batch)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in each.experts.parameters())])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_what_does_not_compile_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"foundation\.compile=fast: no such backend; known: .*ind"):
+        build("foundation.compile=fast")
+    with pytest.raises(UserError, match=r"not with foundation\.compile"):
+        build("foundation.compile=aot_eager", "injector.gradient_checkpointing=true")
