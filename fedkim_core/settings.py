@@ -140,9 +140,9 @@ class FoundationConfig(_Section):
     """How the frozen linear layers are kept: as they are; in 8 bits (LLM.int8, Dettmers et al.
     2022) or in 4 (NF4, Dettmers et al. 2023), both by bitsandbytes."""
     device: str = "auto"
-    compile: str | None = None
-    """A backend of torch.compile for its layers, such as inductor; generation stays as it is. The
-    first rounds take minutes more."""
+    compile: Literal["inductor", "aot_eager", "eager"] | None = None
+    """A backend of torch.compile for its layers; generation stays as it is. inductor is the fast
+    one, and takes minutes before the first step; the others are for looking for faults."""
     card: FoundationCard | None = None
 
     @model_validator(mode="after")
@@ -348,6 +348,15 @@ class Config(_Section):
                 raise ValueError(f"unknown task {name!r}; known: {', '.join(known)}")
         if not any(card.role == "train" for card in self.cards().values()):
             raise ValueError("tasks: none of them is a trained task, nothing would be learned")
+        return self
+
+    @model_validator(mode="after")
+    def _graph_or_recomputation(self) -> "Config":
+        if self.injector.gradient_checkpointing and self.foundation.compile:
+            raise ValueError(
+                f"injector.gradient_checkpointing=true: not with foundation.compile="
+                f"{self.foundation.compile}, whose graph does not know of it; choose one of the two"
+            )
         return self
 
     def cards(self) -> dict[str, TaskCard]:

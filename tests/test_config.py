@@ -65,6 +65,8 @@ WRONG = {
     "extractor.dropout=1": ("extractor.dropout=1", "less than 1"),
     "injector.learning_rate=0": ("injector.learning_rate=0", "greater than 0"),
     "injector.learning_rate=nan": ("injector.learning_rate=nan", "finite"),
+    "foundation.compile=fast": ("foundation.compile='fast'", "inductor"),
+    "foundation.compile=eager injector.gradient_checkpointing=true": ("not with foundation.comp",),
     "injector.targets=7": ("injector.targets=7", "valid string"),
     "injector.train_encoders=3": ("injector.train_encoders=3", "valid boolean"),
     "strategy.fraction=1.1": ("strategy.fraction=1.1", "less than or equal to 1"),

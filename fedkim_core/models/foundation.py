@@ -169,9 +169,6 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     """
     device = device_of(config.device)
     dtype = dtype_of(config.dtype, device)
-    if config.compile is not None and config.compile not in torch.compiler.list_backends(()):
-        known = ", ".join(torch.compiler.list_backends(()))
-        raise UserError(f"foundation.compile={config.compile}: no such backend; known: {known}")
     more = quantised.options(config.quantised, dtype, device)
     model, tokenizer = load_parts(config, dtype, more)
     _check_tokenizer(config.name, model, tokenizer)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fedkim_core.data.examples import NO, YES, Batch
-from fedkim_core.errors import UserError
 from fedkim_core.models.connector import Connector
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import Foundation
@@ -49,11 +48,6 @@ class InjectedModel(nn.Module):
         self._most = CPU_TOKENS if foundation.device.type == "cpu" else DEVICE_TOKENS
         self.experts = Experts(foundation.model, config) if config.experts else None
         if config.gradient_checkpointing:
-            if foundation.compiler:
-                raise UserError(
-                    "injector.gradient_checkpointing=true: not with foundation.compile, whose "
-                    "graphs do not know of it; choose one of the two"
-                )
             recompute(foundation.model, self.experts.twice if self.experts else no_contexts)
         self.gate = (
             Gate(

@@ -5,7 +5,6 @@ import torch
 
 from fedkim_core.config import compose
 from fedkim_core.data.examples import Example, collate
-from fedkim_core.errors import UserError
 from fedkim_core.models.extractor import KnowledgeExtractor
 from fedkim_core.models.foundation import load_foundation
 from fedkim_core.models.injected import InjectedModel
@@ -237,10 +236,3 @@ def test_compiled_layers_give_the_same_gradients(model: InjectedModel) -> None:
         torch.testing.assert_close(one, two)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert not torch._dynamo.utils.counters["graph_break"]
-
-
-def test_what_does_not_compile_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"foundation\.compile=fast: no such backend; known: .*ind"):
-        build("foundation.compile=fast")
-    with pytest.raises(UserError, match=r"not with foundation\.compile"):
-        build("foundation.compile=aot_eager", "injector.gradient_checkpointing=true")
