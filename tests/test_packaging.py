@@ -185,3 +185,26 @@ def test_licence_is_apache_2() -> None:
     assert text.readline().strip() == ""
     assert "Apache License" in text.readline()
     assert "Version 2.0, January 2004" in text.readline()
+
+
+@pytest.mark.parametrize(
+    ("given", "waits"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_leave_the_core_to_others(given: dict, waits: str | None) -> None:
+    """Said before torch is loaded, and the user's own word counts."""
+    program = (
+        "import os, sys, client_app\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | given
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=APP,
+        check=True,
+    )
+    assert done.stdout.split() == [str(waits), "False"]
