@@ -106,6 +106,13 @@ def test_the_superlink_answers_no_more(begin: Start, whole: Path, tmp_path: Path
             "fedkim_core/runner.py",
             lambda text: text.replace("POLL_SECONDS = 30.0", "POLL_SECONDS = 1.0"),
         ),
+        (  # or the whole run is over before the signal comes
+            "client_app/training.py",
+            lambda text: text.replace(
+                "    received = extractor.arrays()\n",
+                '    received = extractor.arrays()\n    __import__("time").sleep(5)\n',
+            ),
+        ),
     )
     command = begin(app=app)
     command.wait_for("phase", name="train", round=2)
@@ -130,7 +137,8 @@ def test_a_client_worker_is_killed(begin: Start, whole: Path) -> None:
     assert command.family() == []
     left_out = kept(command.folder)["summary"]["left_out"]
     assert all(entry["round"] == 2 for entry in left_out)
-    assert len(left_out) <= 2  # of three sites: one may have trained, one may have waited
+    # Of three: one may have trained, one may have waited; validation may miss either as well.
+    assert len({entry["site"] for entry in left_out}) <= 2
 
 
 @pytest.mark.chaos
