@@ -33,8 +33,8 @@ def run(
     dry_run: bool,
     any_code: bool,
     keep: bool,
-    reuse: Sequence[Path],
     console: Console,
+    reuse: Sequence[Path] = (),
 ) -> int:
     """Make what is not there; returns the exit code.
 
