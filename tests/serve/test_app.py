@@ -222,6 +222,18 @@ def test_nothing_of_a_patient_is_logged(
         assert not [line for line in own if secret in line]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", {"\ud800": [None]}, [[]]])
+def test_what_json_libraries_write_beyond_json_breaks_nothing(
+    client: TestClient, value: object
+) -> None:
+    """NaN, infinity and half a character, alone and in every place of a request."""
+    for body in (value, *({"task": "covid19", key: value} for key in ("task", "image", "note"))):
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        kind = {"content-type": "application/json"}
+        response = client.post("/ask", content=content, headers=kind)
+        assert response.status_code in (400, 422), response.text
+
+
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_break_nothing(client: TestClient, parts: dict, data: st.DataObject) -> None:
