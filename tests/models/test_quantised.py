@@ -83,8 +83,8 @@ def test_it_is_the_same_model_but_for_rounding(folder: Path, kind: str) -> None:
     mask = torch.ones(1, 20, dtype=torch.bool)
     with torch.no_grad():
         want, got = (one.hidden(embeddings, mask) for one in (plain, rounded))
-    # In 8 bits inputs are rounded as well.
-    assert (got - want).norm() < {"nf4": 1e-2, "int8": 0.05}[kind] * want.norm()
+    # In 8 bits inputs are rounded as well; in NF4 they are where a CPU multiplies in bfloat16.
+    assert (got - want).norm() < {"nf4": 0.03, "int8": 0.05}[kind] * want.norm()
 
 
 @pytest.mark.parametrize("kind", quantised.BYTES)
