@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import peft
@@ -110,38 +110,34 @@ def machine() -> str:
     )
 
 
-def table(*, quick: bool) -> str:
-    """All tables as Markdown."""
-    where = machine()
+def tables(*, quick: bool) -> Iterator[str]:
+    """All tables as Markdown, each as soon as it is measured."""
+    yield f"{machine()}."
     sizes, experts = (QUICK, (1, 4)) if quick else (WIDTHS, EXPERTS)
     shape = "; ".join(
         f"{s.width} x {s.layers}: {s.batch} x {s.tokens} tokens, {s.turns} turns"
         for s in (sizes if quick else (SMOLLM2, *sizes))
     )
     began = time.perf_counter()
+    yield (
+        f"Random Llamas with a vocabulary of {VOCABULARY}; {shape}. Experts of rank {RANK} on "
+        f"every linear layer of every block. 576 x 30 are the layers of SmolLM2-135M."
+    )
     trained = injection(sizes, experts)
     if not quick:
         trained[2:2] = injection((SMOLLM2,), (12,))[2:]
-    extra, asked = activations(sizes, experts[-2]), inference(sizes, experts[-1])
-    # A tiny model has shortcuts as well; what they save there means nothing.
-    saved = shares.table(1, "foundation=tiny", "injector.batch_size=4") if quick else shares.table()
-    grown = scaling.table(quick=quick)
-    took = time.perf_counter() - began
-    parts = [
-        f"{where}.",
-        f"Random Llamas with a vocabulary of {VOCABULARY}; {shape}. Experts of rank {RANK} on "
-        f"every linear layer of every block. 576 x 30 are the layers of SmolLM2-135M. "
-        f"Took {took:.0f} s.",
-        "\n".join(trained),
+    yield "\n".join(trained)
+    yield (
         "What a forward pass of one block keeps for the backward pass beyond the base model's, "
-        f"MB, P = {experts[-2]}:",
-        "\n".join(extra),
-        f"Inference of one task, P = {experts[-1]}:",
-        "\n".join(asked),
-        saved,
-        grown,
-    ]
-    return "\n\n".join(parts)
+        f"MB, P = {experts[-2]}:"
+    )
+    yield "\n".join(activations(sizes, experts[-2]))
+    yield f"Inference of one task, P = {experts[-1]}:"
+    yield "\n".join(inference(sizes, experts[-1]))
+    # A tiny model has shortcuts as well; what they save there means nothing.
+    yield shares.table(1, "foundation=tiny", "injector.batch_size=4") if quick else shares.table()
+    yield scaling.table(quick=quick)
+    yield f"All of it took {time.perf_counter() - began:.0f} s."
 
 
 def write(path: Path, text: str) -> None:
@@ -158,10 +154,12 @@ def main(words: list[str] | None = None, say: Callable[[str], None] = print) -> 
     parser.add_argument("--quick", action="store_true", help="only try whether it works")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into FILE")
     options = parser.parse_args(words)
-    text = table(quick=options.quick)
+    parts = []
+    for part in tables(quick=options.quick):  # said at once: what fails later takes nothing away
+        say(f"{part}\n")
+        parts.append(part)
     if options.write:
-        write(options.write, text)
-    say(text)
+        write(options.write, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def measure(config: Config, turns: int) -> list[str]:
     among: dict[str, list[Switch]] = {"all": [], **{k: [v] for k, v in SWITCHES.items()}}
     among["none of them"] = list(SWITCHES.values())
     taken: dict[str, list[float]] = {name: [] for name in among}
-    model.eval()  # no dropout: the losses are to be the same
+    model.eval()  # no dropout: the losses are to be the same, but for rounding
+    allowed = 1e-2 if model.foundation.dtype == torch.float32 else 5e-2
     for turn, batch in enumerate(batches):
         losses = {}
         for name, switched in among.items():
@@ -141,7 +142,7 @@ def measure(config: Config, turns: int) -> list[str]:
                 losses[name] = step(model, injector, batch)
                 if turn:  # the first is the warm-up
                     taken[name].append(time.perf_counter() - began)
-        assert max(losses.values()) - min(losses.values()) < 1e-2, losses
+        assert max(losses.values()) - min(losses.values()) < allowed, losses
     lines = ["| a step of the demo | x all | steps/s |", "|---|---|---|"]
     for name, times in taken.items():
         ratio = statistics.median(t / a for t, a in zip(times, taken["all"], strict=True))

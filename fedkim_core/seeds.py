@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fedkim_core.errors import UserError
+
 if TYPE_CHECKING:  # a command that only derives a seed need not wait for torch
     import torch
 
@@ -19,6 +21,23 @@ def generator(seed: int, *names: str | int) -> "torch.Generator":
     import torch
 
     return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def read_seeds(text: str | None) -> list[int] | None:
+    """``--seeds 0,1,2`` of a command.
+
+    Raises:
+        UserError: not that.
+    """
+    if text is None:
+        return None
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: must be numbers, e.g. 0,1,2") from error
+    if min(seeds) < 0:
+        raise UserError(f"--seeds {text}: must not be negative")
+    return list(dict.fromkeys(seeds))
 
 
 @contextmanager

@@ -140,6 +140,9 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what is tried; runs have their own.")] = 0,
     prune: Annotated[bool, typer.Option(help="Stop trials that are below the median.")] = True,
+    seeds: Annotated[
+        str | None, typer.Option(help="Judge a trial by its mean over runs with these, e.g. 0,1,2.")
+    ] = None,
 ) -> None:
     """Search for settings that do well on the validation set.
 
@@ -150,7 +153,7 @@ def tune(
 
     Example:
 
-        fedkim tune strategy=fedavg,fedprox rounds=3 --out search
+        fedkim tune strategy=fedavg,fedprox rounds=3 --seeds 0,1 --out search
 
         fedkim tune 'strategy.proximal_mu=tag(log,interval(1e-4,1))' strategy=fedprox --out mu
 
@@ -161,7 +164,15 @@ def tune(
     from fedkim_core.tune import command
 
     raise typer.Exit(
-        command.run(overrides, out=out, trials=trials, seed=seed, prune=prune, console=terminal())
+        command.run(
+            overrides,
+            out=out,
+            trials=trials,
+            seed=seed,
+            prune=prune,
+            seeds=seeds,
+            console=terminal(),
+        )
     )
 
 

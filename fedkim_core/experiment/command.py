@@ -11,6 +11,7 @@ from fedkim_core.experiment.execute import Work, describe
 from fedkim_core.experiment.plan import MATRICES, Experiment, available, plan, read
 from fedkim_core.experiment.state import Folder, check_writable
 from fedkim_core.runner import FAILED, OK, STOPPED, interruptible
+from fedkim_core.seeds import read_seeds
 
 
 def show(console: Console) -> None:
@@ -41,7 +42,7 @@ def run(
     Raises:
         UserError: the experiment, a cell's name, the seeds or the folder are wrong.
     """
-    experiment = plan(name, seeds=_seeds(seeds), only=only, more=more)
+    experiment = plan(name, seeds=read_seeds(seeds), only=only, more=more)
     folder = (out or Path("experiments") / experiment.name).absolute()
     others = [path.absolute() for path in reuse]
     work = Work(experiment, Folder(folder, others), any_code=any_code, keep=keep)
@@ -80,15 +81,3 @@ def _list(experiment: Experiment, work: Work, console: Console) -> None:
             state = "to take over"
         line = f"{state}: {cell.label}: {' '.join(cell.overrides)}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"--seeds {text}: must be numbers, e.g. 0,1,2") from error
-    if min(seeds) < 0:
-        raise UserError(f"--seeds {text}: must not be negative")
-    return seeds

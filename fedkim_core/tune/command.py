@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from fedkim_core.runner import FAILED, OK, STOPPED, interruptible
+from fedkim_core.seeds import read_seeds
 from fedkim_core.tune.outcome import conclude
 from fedkim_core.tune.search import Search
 from fedkim_core.tune.space import parse
@@ -21,6 +22,7 @@ def run(
     trials: int | None,
     seed: int,
     prune: bool,
+    seeds: str | None = None,
     console: Console,
 ) -> int:
     """Search; returns the exit code.
@@ -28,7 +30,8 @@ def run(
     Raises:
         UserError: what is to be searched, or the folder, is wrong.
     """
-    search = Search(parse(overrides), out.absolute(), seed=seed, prune=prune)
+    space, runs = parse(overrides), read_seeds(seeds)
+    search = Search(space, out.absolute(), seed=seed, prune=prune, seeds=runs)
     try:
         search.run(trials, console)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The search: each trial is a run, judged on the validation set, and journalled.
+"""The search: each trial is a run, or one with each seed, judged on the validation set.
 
 The journal (Optuna's ``JournalStorage``) holds every trial with its state, so that a search that
 was interrupted goes on. The test set decides nothing here.
@@ -7,8 +7,8 @@ was interrupted goes on. The test set decides nothing here.
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -37,6 +37,8 @@ JOURNAL = "journal.log"
 STUDY = "fedkim"
 TRIALS = 20
 """Unless more or fewer are asked for; a grid is always tried whole."""
+STRIDE = 100_000
+"""Between the rounds of a trial's runs, as Optuna counts its steps."""
 STARTUP = 4
 """Trials that no other can have pruned: there is too little to compare with."""
 
@@ -49,13 +51,25 @@ class Search:
         root: the folder; one that holds a journal is gone on with.
         seed: of what is suggested; the runs have their own.
         prune: stop a trial whose score after a round is below the median of the others.
+        seeds: of the runs; a trial is a run with each, judged by their mean. None: one run, with
+            the seed of its settings.
 
     Raises:
         UserError: the folder holds another search, or a value in it does not make a configuration.
     """
 
-    def __init__(self, space: Space, root: Path, *, seed: int, prune: bool) -> None:
-        self.space, self.root = space, root
+    def __init__(
+        self,
+        space: Space,
+        root: Path,
+        *,
+        seed: int,
+        prune: bool,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        self.space, self.root, self.seeds = space, root, seeds
+        if seeds and any(word.partition("=")[0] == "seed" for word in space.words(space.first())):
+            raise UserError("--seeds and seed=...: give one of them")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._check_choices()
         try:
@@ -80,15 +94,16 @@ class Search:
 
     def _check_choices(self) -> None:
         """Each choice by itself, and both ends of each interval."""
-        first = {d.key: _values(d)[0] for d in self.space.dimensions}
+        first = self.space.first()
         for dimension in self.space.dimensions:
-            for value in _values(dimension):
+            for value in dimension.ends:
                 compose(self.space.words({**first, dimension.key: value}))
 
     def _claim(self) -> None:
         wanted = {
             "fixed": list(self.space.fixed),
             "searched": [str(d) for d in self.space.dimensions],
+            "seeds": list(self.seeds or ()),
             "code": guard.code_digest(),
         }
         known = self.study.user_attrs.get("search")
@@ -158,6 +173,38 @@ class Search:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         words = self.space.words(trial.params)
+        runs = {folder: words}
+        if self.seeds:
+            runs = {folder / f"seed-{seed}": [*words, f"seed={seed}"] for seed in self.seeds}
+            folder.mkdir()
+        began = time.monotonic()
+        values: list[float] = []
+        for place, (run, own) in enumerate(runs.items()):
+            reason = self._run(trial, place, run, own, values)
+            if reason is not None:
+                break
+        spent = time.monotonic() - began
+        trial.set_user_attr("seconds", round(spent, 1))
+        if len(values) == len(runs):
+            self.study.tell(trial, statistics.fmean(values))
+            each = f" ({', '.join(f'{value:.4f}' for value in values)})" if self.seeds else ""
+            mean = statistics.fmean(values)
+            told = f"mean validation AUROC of trained tasks {mean:.4f}{each}"
+            return f"{told}; {duration(spent)}"
+        if reason:
+            trial.set_user_attr("reason", reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return f"failed: {reason}"
+        self.study.tell(trial, state=TrialState.PRUNED)
+        return f"stopped, others did better by then; {duration(spent)}"
+
+    def _run(
+        self, trial: Trial, place: int, folder: Path, words: list[str], values: list[float]
+    ) -> str | None:
+        """One run of a trial, its ``place``-th: adds its score to ``values`` and returns None.
+
+        Or returns why it failed; the empty text if it was stopped because others did better.
+        """
         seen = 0
 
         def watch(progress: Progress) -> bool:
@@ -166,39 +213,35 @@ class Search:
                 seen += 1
                 score = objective(folder, seen)
                 if score is not None:
-                    trial.report(score, seen)
+                    # Compared with what others had after the same round of the same seed.
+                    trial.report(score, place * STRIDE + seen)
                     if trial.should_prune():
                         return False
             return True
 
-        began = time.monotonic()
-        words += self._sharing(trial, words)
+        words = words + self._sharing(trial, folder, words)
         outcome = run_child(words, folder, folder.with_suffix(".log"), watch)
-        spent = duration(time.monotonic() - began)
-        trial.set_user_attr("seconds", round(outcome.seconds, 1))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if outcome.stopped:
-            self.study.tell(trial, state=TrialState.PRUNED)
-            return f"stopped after round {seen}, others did better by then; {spent}"
+            return ""
         value = objective(folder) if outcome.code == OK else None
         if value is None:
-            reason = outcome.reason or "no AUROC of a trained task on the validation set"
-            trial.set_user_attr("reason", reason)
-            self.study.tell(trial, state=TrialState.FAIL)
-            return f"failed: {reason}"
-        self.study.tell(trial, value)
-        return f"mean validation AUROC of trained tasks {value:.4f}; {spent}"
+            return outcome.reason or "no AUROC of a trained task on the validation set"
+        values.append(value)
+        return None
 
-    def _sharing(self, trial: Trial, words: list[str]) -> list[str]:
-        """Trials that differ in the server's part alone share one federation."""
+    def _sharing(self, trial: Trial, folder: Path, words: list[str]) -> list[str]:
+        """Runs that differ in the server's part alone share one federation."""
         groups = {d.key.partition(".")[0] for d in self.space.dimensions}
         key = Cell("trial", "trial", 0, tuple(words), compose(words)).federation_key
         if key is None or not groups & {"injector", "foundation", "evaluation"}:
             return []
         for other in self.trials(TrialState.COMPLETE):
-            if other.user_attrs.get("federation") == key:
-                return [quoted("federation.replay", self.folder(other.number))]
-        trial.set_user_attr("federation", key)
+            if recorded := other.user_attrs.get("federations", {}).get(key):
+                return [quoted("federation.replay", self.root / recorded)]
+        known = trial.user_attrs.get("federations", {})
+        own = str(folder.relative_to(self.root))
+        trial.set_user_attr("federations", {**known, key: own})
         return ["federation.record=true"]
 
 
@@ -228,8 +271,3 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.whole:
         return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-
-
-def _values(dimension: Dimension) -> list[Any]:
-    ends = (dimension.low, dimension.high)
-    return list(dimension.choices or (map(int, ends) if dimension.whole else ends))

@@ -29,6 +29,12 @@ class Dimension:
     log: bool = False
     whole: bool = False
 
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """Its choices, or both ends of its interval."""
+        ends = (self.low, self.high)
+        return self.choices or (tuple(map(int, ends)) if self.whole else ends)
+
     def word(self, value: Value) -> str:
         """The override that sets this value."""
         return f"{self.key}={value}"
@@ -43,6 +49,10 @@ class Space:
     @property
     def is_grid(self) -> bool:
         return all(d.choices for d in self.dimensions)
+
+    def first(self) -> dict[str, Value]:
+        """The first value of each."""
+        return {d.key: d.ends[0] for d in self.dimensions}
 
     def grid(self) -> list[dict[str, str]]:
         """Every combination of the choices."""

@@ -132,7 +132,7 @@ def test_a_hopeless_trial_is_stopped(runs: Runs, tmp_path: Path) -> None:
     words = ["strategy=fedprox", "strategy.proximal_mu=0.01,0.011,0.012,0.013,1", "rounds=2"]
     code, shown = tune(words, tmp_path / "out", prune=True)
     assert code == OK
-    assert "stopped after round 2" in shown or "stopped after round 1" in shown
+    assert "stopped, others did better by then" in shown
     assert [row["state"] for row in rows(tmp_path / "out")] == ["complete"] * 4 + ["pruned"]
 
 
@@ -165,6 +165,46 @@ def test_trials_of_the_injector_share_a_federation(runs: Runs, tmp_path: Path) -
     assert "trial-000" in runs.asked[1][-1]
     tune(["strategy.proximal_mu=0.1,0.2"], tmp_path / "other")
     assert not any("federation" in word for asked in runs.asked[2:] for word in asked)
+
+
+def test_a_trial_is_judged_by_all_its_seeds(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["strategy=fedprox", "strategy.proximal_mu=0.01,0.1", "injector.rank=2,4"]
+    code, shown = tune(words, out, seeds="3,5")
+    assert code == OK, shown
+    assert len(runs.asked) == 8
+    assert [w for asked in runs.asked for w in asked if w.startswith("seed=")] == [
+        "seed=3",
+        "seed=5",
+    ] * 4
+    for number, row in enumerate(rows(out)):
+        folders = [out / "trials" / f"trial-{number:03d}" / f"seed-{seed}" for seed in (3, 5)]
+        values = [search.objective(folder) for folder in folders]
+        assert None not in values
+        assert float(row["value"]) == pytest.approx(sum(v for v in values if v) / 2)
+    # The second rank replays the federation that the first made with the same seed.
+    replays = [w for asked in runs.asked for w in asked if w.startswith("federation.replay=")]
+    assert len(replays) == 4
+    assert [word.rpartition("seed-")[2].strip("'") for word in replays] == ["3", "5"] * 2
+    assert "seed" not in yaml.safe_load((out / "best.yaml").read_text())
+    with pytest.raises(UserError, match="holds another search"):
+        tune(words, out, seeds="3")
+    with pytest.raises(UserError, match="--seeds and seed="):
+        tune([*words, "seed=1"], tmp_path / "b", seeds="3")
+    with pytest.raises(UserError, match="--seeds x: must be numbers"):
+        tune(words, tmp_path / "c", seeds="x")
+
+
+def test_a_trial_fails_or_stops_with_any_of_its_seeds(runs: Runs, tmp_path: Path) -> None:
+    runs.fail_at = 1
+    code, _ = tune(["injector.rank=2,3"], tmp_path / "out", seeds="0,1")
+    assert code == OK
+    assert [row["state"] for row in rows(tmp_path / "out")] == ["fail", "complete"]
+    words = ["strategy=fedprox", "strategy.proximal_mu=0.01,0.011,0.012,0.013,1"]
+    before = len(runs.asked)
+    tune(words, tmp_path / "pruned", prune=True, seeds="0,1")
+    assert [row["state"] for row in rows(tmp_path / "pruned")] == ["complete"] * 4 + ["pruned"]
+    assert len(runs.asked) == before + 4 * 2 + 1  # stopped in the first of its two runs
 
 
 def test_what_is_wrong_is_named_before_a_trial(runs: Runs, tmp_path: Path) -> None:
