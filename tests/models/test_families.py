@@ -143,7 +143,7 @@ def inject(folder: Path, *words: str) -> InjectedModel:
     torch.manual_seed(0)
     extractor = KnowledgeExtractor(config, config.cards())
     model = InjectedModel(extractor, load(folder), config.injector, config.cards()).eval()
-    for parameter in model.experts.parameters():
+    for parameter in model.experts.parameters() if model.experts else ():
         parameter.data += 0.05 * torch.randn(parameter.shape)
     return model
 
@@ -201,6 +201,21 @@ def test_layers_that_run_again_give_the_same_gradients(
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two)
     assert kept[1] < 0.7 * kept[0]
+
+
+def test_layers_run_again_without_experts_too(folders: dict[str, Path]) -> None:
+    """FedPlug: connectors alone are trained, through layers that run a second time."""
+    batch, name = collate(patients()), next(iter(FAMILIES))
+    found = []
+    for again in ("false", "true"):
+        more = f"injector.gradient_checkpointing={again}"
+        model = inject(folders[name], "injector.experts=0", more)
+        assert model.experts is None
+        model.loss(batch).backward()
+        found.append([p.grad.clone() for p in model.connectors.parameters() if moved(p)])
+    assert len(found[0]) == len(found[1]) > 2
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 def moved(parameter: torch.Tensor) -> bool:
