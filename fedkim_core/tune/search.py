@@ -30,6 +30,7 @@ from fedkim_core.progress import Progress
 from fedkim_core.report.schema import read_rows
 from fedkim_core.runner import OK, quoted
 from fedkim_core.seeds import derive
+from fedkim_core.superlink import RunFailure
 from fedkim_core.tune.space import Dimension, Space
 from fedkim_core.view import duration
 
@@ -103,15 +104,15 @@ class Search:
         wanted = {
             "fixed": list(self.space.fixed),
             "searched": [str(d) for d in self.space.dimensions],
-            "seeds": list(self.seeds or ()),
             "code": guard.code_digest(),
+            "seeds": list(self.seeds or ()),  # which searches of older code do not name
         }
         known = self.study.user_attrs.get("search")
         if known is None:
             self.study.set_user_attr("search", wanted)
             return
         for key, value in wanted.items():
-            if known[key] != value:
+            if known.get(key) != value:
                 what = "other code" if key == "code" else "another search"
                 raise UserError(f"--out {self.root}: holds {what}; give another folder")
 
@@ -173,37 +174,34 @@ class Search:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         words = self.space.words(trial.params)
-        runs = {folder: words}
+        runs = [(folder, words)]
         if self.seeds:
-            runs = {folder / f"seed-{seed}": [*words, f"seed={seed}"] for seed in self.seeds}
             folder.mkdir()
+            runs = [(folder / f"seed-{seed}", [*words, f"seed={seed}"]) for seed in self.seeds]
         began = time.monotonic()
-        values: list[float] = []
-        for place, (run, own) in enumerate(runs.items()):
-            reason = self._run(trial, place, run, own, values)
-            if reason is not None:
-                break
+        value = None
+        try:
+            values = [self._run(trial, place, *run) for place, run in enumerate(runs)]
+        except optuna.TrialPruned as stop:
+            state, result = TrialState.PRUNED, str(stop)
+        except RunFailure as failure:
+            trial.set_user_attr("reason", str(failure))
+            state, result = TrialState.FAIL, f"failed: {failure}"
+        else:
+            state, value = TrialState.COMPLETE, statistics.fmean(values)
+            each = f" ({', '.join(f'{value:.4f}' for value in values)})" if self.seeds else ""
+            result = f"mean validation AUROC of trained tasks {value:.4f}{each}"
         spent = time.monotonic() - began
         trial.set_user_attr("seconds", round(spent, 1))
-        if len(values) == len(runs):
-            self.study.tell(trial, statistics.fmean(values))
-            each = f" ({', '.join(f'{value:.4f}' for value in values)})" if self.seeds else ""
-            mean = statistics.fmean(values)
-            told = f"mean validation AUROC of trained tasks {mean:.4f}{each}"
-            return f"{told}; {duration(spent)}"
-        if reason:
-            trial.set_user_attr("reason", reason)
-            self.study.tell(trial, state=TrialState.FAIL)
-            return f"failed: {reason}"
-        self.study.tell(trial, state=TrialState.PRUNED)
-        return f"stopped, others did better by then; {duration(spent)}"
+        self.study.tell(trial, value, state)
+        return f"{result}; {duration(spent)}"
 
-    def _run(
-        self, trial: Trial, place: int, folder: Path, words: list[str], values: list[float]
-    ) -> str | None:
-        """One run of a trial, its ``place``-th: adds its score to ``values`` and returns None.
+    def _run(self, trial: Trial, place: int, folder: Path, words: list[str]) -> float:
+        """The score of a trial's run, its ``place``-th.
 
-        Or returns why it failed; the empty text if it was stopped because others did better.
+        Raises:
+            optuna.TrialPruned: it was stopped, for others did better.
+            RunFailure: it failed.
         """
         seen = 0
 
@@ -219,16 +217,16 @@ class Search:
                         return False
             return True
 
-        words = words + self._sharing(trial, folder, words)
+        words = [*words, *self._sharing(trial, folder, words)]
         outcome = run_child(words, folder, folder.with_suffix(".log"), watch)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if outcome.stopped:
-            return ""
+            raise optuna.TrialPruned(f"stopped after round {seen}, others did better by then")
         value = objective(folder) if outcome.code == OK else None
         if value is None:
-            return outcome.reason or "no AUROC of a trained task on the validation set"
-        values.append(value)
-        return None
+            unknown = "no AUROC of a trained task on the validation set"
+            raise RunFailure(outcome.reason or unknown)
+        return value
 
     def _sharing(self, trial: Trial, folder: Path, words: list[str]) -> list[str]:
         """Runs that differ in the server's part alone share one federation."""
