@@ -215,7 +215,10 @@ class InjectorConfig(_Section):
     """Of the connectors and encoders."""
     gate: GateConfig
     steps: Count
-    """Optimiser steps per round."""
+    """Optimiser steps per round, on average over the run."""
+    growth: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """Each round takes so many times the steps of the round before it, and the run as many as
+    ever: what is learned of the first rounds' encoders is soon out of date."""
     batch_size: Positive
     weight_decay: NonNegative
     warmup: Probability

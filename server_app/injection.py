@@ -53,22 +53,22 @@ class Injector:
         self.optimiser = torch.optim.AdamW(
             groups, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
         )
-        total = max(1, rounds * config.steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: _rate(step, total, config.warmup)
-        )
+        self.rates = [group["lr"] for group in groups]
+        self.steps = steps_by_round(config.steps, config.growth, rounds)
+        """Optimiser steps of each round."""
 
     def inject(self, round: int, progress: Callable[[int, int, float], None]) -> float:
-        """``config.steps`` optimiser steps; returns their mean loss.
+        """The optimiser steps of ``round`` (from 1); returns their mean loss.
 
         Raises:
             RuntimeError: the loss is no longer finite; the model is not to be used.
         """
         config, model = self.config, self.model
+        steps, taken = self.steps[round - 1], sum(self.steps[: round - 1])
         draws = balanced_batches(
             self.examples, config.batch_size, generator(self.seed, "public", round)
         )
-        drawn = list(islice(draws, config.steps))
+        drawn = list(islice(draws, steps))
         said = [self._heads(batch) for batch in drawn] if config.distillation else None
         losses = []
         model.train()
@@ -83,52 +83,57 @@ class Injector:
                         f"injection diverged in round {round}, step {step}: loss {loss.item()}; "
                         "lower injector.learning_rate"
                     )
+                self._set_rates(taken + step - 1)
                 self.optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
                 self.optimiser.step()
-                self.schedule.step()
-                progress(step, config.steps, losses[-1])
+                progress(step, steps, losses[-1])
         model.eval()
         return sum(losses) / max(len(losses), 1)
 
+    def _set_rates(self, step: int) -> None:
+        """The learning rates of the run's optimiser step ``step`` (from 0)."""
+        factor = _rate(step, max(1, sum(self.steps)), self.config.warmup)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+
     def state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors by parameter, and the steps so far; all that training keeps."""
+        """The optimiser's tensors by parameter: all that training keeps beside the model."""
         moments = self.optimiser.state_dict()["state"]
-        tensors = {f"{i}/{name}": v for i, own in moments.items() for name, v in own.items()}
-        return {**tensors, "steps": torch.tensor(self.schedule.last_epoch)}
+        return {f"{i}/{name}": v for i, own in moments.items() for name, v in own.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`state` gave; the schedule is the one of this run's rounds.
+        """Go on from what :meth:`state` gave.
 
         Raises:
             KeyError, ValueError: the state is not of these parameters.
         """
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
-            if key != "steps":
-                number, _, name = key.partition("/")
-                moments.setdefault(int(number), {})[name] = value
+            number, _, name = key.partition("/")
+            moments.setdefault(int(number), {})[name] = value
         for place, own in moments.items():
             if own["exp_avg"].shape != self.parameters[place].shape:
                 raise ValueError(f"optimiser: parameter {place} has another shape")
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        self.schedule.last_epoch = int(state["steps"])
-        rates = zip(
-            self.optimiser.param_groups,
-            self.schedule.base_lrs,
-            self.schedule.lr_lambdas,
-            strict=True,
-        )
-        for group, rate, factor in rates:
-            group["lr"] = rate * factor(self.schedule.last_epoch)
 
     @torch.no_grad()
     def _heads(self, batch: Batch) -> Tensor:
         """``[B]`` probability of "yes" by the heads that the sites trained; NaN without a head."""
         self.model.extractor.eval()
         return self.model.extractor.logits(batch).sigmoid()
+
+
+def steps_by_round(mean: int, growth: float, rounds: int) -> list[int]:
+    """Optimiser steps of each round: a geometric series that adds up to ``mean * rounds``.
+
+    At least one in every round, so that rounded up a long run can take a few more; none at all
+    with ``mean`` 0.
+    """
+    parts = [growth**round for round in range(rounds)]
+    return [max(round(mean * rounds * part / sum(parts)), min(mean, 1)) for part in parts]
 
 
 def _rate(step: int, total: int, warmup: float) -> float:

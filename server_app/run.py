@@ -23,6 +23,7 @@ from fedkim_core.exchange import Arrays, Contract
 from fedkim_core.local_optimisers import at_round
 from fedkim_core.metrics import Scores
 from fedkim_core.report import write_report
+from fedkim_core.seeds import derive
 from fedkim_core.settings import Config
 from server_app import checkpoint, replay, summary
 from server_app.columns import ask_all, ask_injected, entries
@@ -242,8 +243,9 @@ class Run:
             update={"steps": self.config.injector.few_shot_steps}
         )
         examples = [*self.sets["public"], *self.few]
-        tuning = Injector(self.model, examples, config, seed=self.config.seed, rounds=1)
-        tuning.inject(self.config.rounds + 1, lambda step, of, loss: None)
+        seed = derive(self.config.seed, "few-shot tuning")
+        tuning = Injector(self.model, examples, config, seed=seed, rounds=1)
+        tuning.inject(1, lambda step, of, loss: None)
 
     def _validate(self, round: int) -> None:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""

@@ -81,8 +81,8 @@ def test_more_rounds_put_the_rate_on_the_longer_schedule(saved: Path) -> None:
     fresh = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=9)
     checkpoint.load_training(saved, fresh)
     longer = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=9)
-    longer.inject(1, lambda *_: None)
-    assert fresh.schedule.last_epoch == longer.schedule.last_epoch == CONFIG.injector.steps
+    for injector in (fresh, longer):
+        injector.inject(2, lambda *_: None)
     assert [g["lr"] for g in fresh.optimiser.param_groups] == [
         g["lr"] for g in longer.optimiser.param_groups
     ]

@@ -94,13 +94,32 @@ def test_schedule_rises_then_falls_to_its_floor() -> None:
 
 
 def test_schedule_spans_all_rounds() -> None:
-    injector = made("injector.steps=3", rounds=2)
+    injector = made("injector.steps=10", "injector.growth=3", rounds=2)
+    rates: list[float] = []
     for round in (1, 2):
-        injector.inject(round, silent)
-    assert injector.schedule.last_epoch == 6
-    assert injector.optimiser.param_groups[0]["lr"] == pytest.approx(
-        injection.FLOOR * injector.config.feature_learning_rate
-    )
+        injector.inject(round, lambda *_: rates.append(injector.optimiser.param_groups[0]["lr"]))
+    highest = injector.config.feature_learning_rate
+    expected = [highest * injection._rate(i, 20, injector.config.warmup) for i in range(20)]
+    assert rates == pytest.approx(expected)
+
+
+@given(st.integers(0, 60), st.floats(1, 5), st.integers(1, 12))
+def test_rounds_share_the_steps(mean, growth, rounds) -> None:
+    steps = injection.steps_by_round(mean, growth, rounds)
+    assert len(steps) == rounds
+    assert sum(steps) == pytest.approx(mean * rounds, abs=rounds)
+    assert all(a <= b for a, b in pairwise(steps))
+    assert all(steps) if mean else not any(steps)
+
+
+def test_rounds_take_more_steps_from_one_to_the_next() -> None:
+    assert injection.steps_by_round(20, 1.0, 4) == [20, 20, 20, 20]
+    assert injection.steps_by_round(20, 2.0, 4) == [5, 11, 21, 43]
+    injector = made("injector.steps=3", "injector.growth=2", rounds=2)
+    for round, count in ((1, 2), (2, 4)):
+        said: list[tuple[int, int]] = []
+        injector.inject(round, lambda step, of, loss, said=said: said.append((step, of)))
+        assert said == [(i, count) for i in range(1, count + 1)]
 
 
 def test_no_steps_no_change() -> None:
@@ -148,13 +167,15 @@ def test_what_changes_and_what_does_not(injector: str, train_encoders: bool) -> 
 
 
 def test_the_same_seed_and_round_give_the_same_model() -> None:
-    settings = "injector.dropout=0.2", "injector.train_encoders=true"
-    one, two = made(*settings), made(*settings)
+    words = ["injector.dropout=0.2", "injector.train_encoders=true"]
+    # At the same rate in rounds 1 and 2.
+    words += ["injector.growth=1", "injector.warmup=0"]
+    one, two = made(*words, rounds=8), made(*words, rounds=8)
     state = torch.get_rng_state()
     assert one.inject(1, silent) == two.inject(1, silent)
     assert torch.equal(torch.get_rng_state(), state)
     assert same(one.model.extractor.arrays(), two.model.extractor.arrays())
-    other = made(*settings)
+    other = made(*words, rounds=8)
     other.inject(2, silent)
     assert not same(one.model.extractor.arrays(), other.model.extractor.arrays())
 
@@ -207,7 +228,7 @@ def test_mutual_information_is_maximised() -> None:
 
 
 def test_divergence_names_the_remedy() -> None:
-    injector = made()
+    injector = made(rounds=4)
     with torch.no_grad():
         next(injector.model.connectors.parameters()).fill_(math.nan)
     with pytest.raises(RuntimeError, match=r"round 4, step 1: loss nan; lower injector\.learning"):
