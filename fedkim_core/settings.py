@@ -140,15 +140,21 @@ class FoundationConfig(_Section):
     """How the frozen linear layers are kept: as they are; in 8 bits (LLM.int8, Dettmers et al.
     2022) or in 4 (NF4, Dettmers et al. 2023), both by bitsandbytes."""
     device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Lays the layers over all GPUs of this machine, as accelerate places them, for a model that
+    is too large for one. null: the whole model on ``device``."""
     compile: Literal["inductor", "aot_eager", "eager"] | None = None
     """A backend of torch.compile for its layers; generation stays as it is. inductor is the fast
     one, and takes minutes before the first step; the others are for looking for faults."""
     card: FoundationCard | None = None
 
     @model_validator(mode="after")
-    def _has_model(self) -> "FoundationConfig":
+    def _can_be_loaded(self) -> "FoundationConfig":
         if self.source == "huggingface" and not self.model:
             raise ValueError("source huggingface needs foundation.model, a folder or a name")
+        if self.device_map and (self.device != "auto" or self.compile):
+            other = "compile" if self.device == "auto" else "device"
+            raise ValueError(f"foundation.device_map and foundation.{other}: give one of them")
         return self
 
 

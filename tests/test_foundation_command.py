@@ -49,7 +49,7 @@ def test_check_of_a_card_and_of_internlm2(tmp_path: Path) -> None:
 
 
 def test_too_small_a_machine_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(footprint, "free_memory", lambda device, **_: 1000)
     with pytest.raises(UserError, match="tiny: does not fit; of the known ones"):
         said("check", "tiny")
 

@@ -82,7 +82,7 @@ def check(
     pace = measure(footprint.language_config(config.foundation), injector, own.dtype, own.device)
     tokens = injector.batch_size * ROW
     training = own.training(pace.kept(tokens, own.layers))
-    free = footprint.free_memory(own.device)
+    free = footprint.free_memory(own.device, spread=config.foundation.device_map is not None)
     typer.echo(
         f"memory: {gigabytes(own.asking)} to ask it, {gigabytes(training)} to train it "
         f"({own.kept_in} on {own.device}, {injector.batch_size} rows of {ROW} "

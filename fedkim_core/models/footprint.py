@@ -132,7 +132,8 @@ def check_memory(config: Config) -> None:
     """
     if config.foundation.source != "huggingface":
         return
-    own, free = footprint(config), free_memory(device_of(config.foundation.device))
+    own, settings = footprint(config), config.foundation
+    free = free_memory(own.device, spread=settings.device_map is not None)
     if own.asking > free:
         raise UserError(
             f"foundation={config.foundation.name}: {gigabytes(own.asking)} of memory needed for "
@@ -165,10 +166,16 @@ def remedy(config: Config, own: Footprint, free: int) -> str:
     return f"of the known ones would fit: {', '.join(fits) or 'none'}"
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that a new process may use of that device, within a container's limit."""
+def free_memory(device: torch.device, *, spread: bool = False) -> int:
+    """Bytes that a new process may use of that device, within a container's limit.
+
+    Args:
+        device: which.
+        spread: of all GPUs, if it is one.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        gpus = range(torch.cuda.device_count()) if spread else [device]
+        return sum(int(torch.cuda.mem_get_info(gpu)[0]) for gpu in gpus)
     free = int(psutil.virtual_memory().available)
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.is_file() and used.is_file() and (most := limit.read_text().strip()).isdigit():

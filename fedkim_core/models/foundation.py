@@ -13,6 +13,7 @@ from fedkim_core.data.examples import NO, YES
 from fedkim_core.errors import UserError
 from fedkim_core.models import quantised
 from fedkim_core.models.bundled import bundled_folder
+from fedkim_core.models.placement import device_of_embeddings, spread
 from fedkim_core.models.pretrained import load_pretrained
 from fedkim_core.models.tiny_model import byte_tokenizer, tiny_model
 from fedkim_core.settings import FoundationConfig
@@ -31,6 +32,7 @@ class Foundation:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    """Of its embeddings, and so of all that is read; layers can lie on others."""
     dtype: torch.dtype
     compiler: str | None = None
 
@@ -125,7 +127,7 @@ class Foundation:
             position_ids=positions,
             use_cache=False,
         )
-        return torch.as_tensor(output.last_hidden_state)
+        return torch.as_tensor(output.last_hidden_state).to(self.device)
 
     def _masks(self, visible: Tensor, positions: Tensor) -> Tensor | dict[str, Tensor]:
         """What is added to attention scores; by kind of layer, where a model has several.
@@ -152,11 +154,13 @@ class Foundation:
         """
         layer: Any = self.model.get_output_embeddings()
         if ids is None:
-            logits = torch.as_tensor(layer(hidden)).float()
+            logits = torch.as_tensor(layer(hidden)).float().to(self.device)
         else:
-            with torch.autocast(self.device.type, enabled=False):
-                bias = layer.bias[ids].float() if layer.bias is not None else None
-                logits = nn.functional.linear(hidden.float(), layer.weight[ids].float(), bias)
+            own, rows = self.device, ids.to(layer.weight.device)
+            with torch.autocast(own.type, enabled=False):
+                bias = layer.bias[rows].float().to(own) if layer.bias is not None else None
+                weight = layer.weight[rows].float().to(own)
+                logits = nn.functional.linear(hidden.float(), weight, bias)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if not cap else cap * torch.tanh(logits / cap)
 
@@ -169,7 +173,7 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     """
     device = device_of(config.device)
     dtype = dtype_of(config.dtype, device)
-    more = quantised.options(config.quantised, dtype, device)
+    more = quantised.options(config.quantised, dtype, config.device_map or {"": device})
     model, tokenizer = load_parts(config, dtype, more)
     _check_tokenizer(config.name, model, tokenizer)
     quantised.check_layers(model, config.quantised, device)
@@ -178,8 +182,13 @@ def load_foundation(config: FoundationConfig) -> Foundation:
     # it has no soft cap (Gemma 2).
     if device.type == "cpu" or getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
-    if not more:
-        model.to(device=device, dtype=dtype)
+    if config.device_map is None:
+        if not more:
+            model.to(device=device, dtype=dtype)
+    elif more:  # and placed already
+        device = device_of_embeddings(model)
+    else:
+        device = spread(model.to(dtype), config.device_map)
     # In generation the head is given a slice of the hidden states; PyTorch multiplies a
     # non-contiguous one by a copy of the whole head for every row (gigabytes).
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)

@@ -247,7 +247,7 @@ class Experts:
     def _gate_hook(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if self._scale is None:
             raise RuntimeError("experts were called outside gated()")
-        scale = self._scale.to(output.dtype)
+        scale = self._scale.to(output)  # layers can lie on several devices
         if output.dim() == 2:  # some models lay all tokens of a batch in one row (OPT)
             by_row = output.reshape(len(scale), -1, output.shape[1])
             return (by_row * scale).flatten(0, 1)
@@ -258,6 +258,7 @@ class Experts:
 def _with_adapter(layer: LoraLayer, weight: Tensor, scale: Tensor) -> Tensor:
     """A frozen weight plus ``s * B diag(scale) A``, ``scale [P*r]``."""
     a, b = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+    scale = scale.to(b.device)
     factor = layer.scaling[ADAPTER]
     if getattr(layer, "fan_in_fan_out", False):  # GPT-2 keeps its weights the other way round
         return torch.addmm(weight, a.T, (b * scale).T.to(weight), alpha=factor)

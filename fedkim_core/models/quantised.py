@@ -5,6 +5,7 @@ The experts stay in float32; they are never merged into such weights, so the gat
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,8 +20,13 @@ BYTES = {"int8": 1.0, "nf4": 0.5 + 4 / BLOCK}
 """Of a weight, its share of a float32 scale included."""
 
 
-def options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def options(kind: str, dtype: torch.dtype, place: str | Mapping[str, Any]) -> dict[str, Any]:
     """What ``from_pretrained`` gets for a base of that kind; nothing for ``none``.
+
+    Args:
+        kind: of its weights.
+        dtype: of its arithmetic.
+        place: accelerate's ``device_map``.
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -40,7 +46,7 @@ def options(kind: str, dtype: torch.dtype, device: torch.device) -> dict[str, An
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config, "device_map": place}
 
 
 def check_layers(model: nn.Module, kind: str, device: torch.device) -> None:

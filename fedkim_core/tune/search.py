@@ -246,8 +246,11 @@ class Search:
 def objective(folder: Path, round: int | None = None) -> float | None:
     """Mean validation AUROC of the trained tasks after ``round`` (default: the last one).
 
-    Of the injected model, or of the extractor where nothing is injected; None without any AUROC.
+    Of the injected model, or of the extractor where nothing is injected; None without any AUROC, as
+    long as no round was looked at (``evaluation.every``).
     """
+    if not (folder / "metrics.jsonl").is_file():
+        return None
     rows, _ = read_rows(folder)
     last = round or max((row.round for row in rows), default=0)
     values = [

@@ -119,7 +119,7 @@ def test_too_little_memory_is_said_before_weights_are_read(
     own = footprint.footprint(config)
 
     def free(number: int) -> None:
-        monkeypatch.setattr(footprint, "free_memory", lambda device: number)
+        monkeypatch.setattr(footprint, "free_memory", lambda device, **_: number)
 
     free(own.asking)
     check_memory(config)
