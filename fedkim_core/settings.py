@@ -233,6 +233,9 @@ class InjectorConfig(_Section):
     gradient_checkpointing: bool = False
     """Keep of each frozen layer its input alone for the backward pass, in which it runs again: less
     memory, about a third more time."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """That share every batch, each with the foundation model on a GPU of its own, or without
+    GPUs on its share of the processor. Their sum rounds otherwise than one process."""
     train_encoders: bool
     distillation: NonNegative = 0.0
     """Weight of what the federated heads say of the public patients; 0 is the paper's objective."""
@@ -244,6 +247,10 @@ class InjectorConfig(_Section):
 
     @model_validator(mode="after")
     def _as_many_experts(self) -> "InjectorConfig":
+        if self.processes > self.batch_size:
+            raise ValueError(
+                f"injector.processes={self.processes}: a batch has {self.batch_size} rows"
+            )
         if self.experts > 1 and self.gate.top_k > self.experts:
             raise ValueError(
                 f"injector.gate.top_k={self.gate.top_k}: there are {self.experts} experts"

@@ -12,6 +12,7 @@ from fedkim_core.data.examples import Batch, Example, collate
 from fedkim_core.models.injected import InjectedModel
 from fedkim_core.seeds import generator, seeded
 from fedkim_core.settings import InjectorConfig
+from server_app.team import Alone
 
 FLOOR = 0.1
 """Share of the learning rate that is left at the end of the run."""
@@ -26,6 +27,8 @@ class Injector:
     ``mutual_information * I(task; expert)``; and, which is ours, ``distillation`` times the
     cross-entropy with what the federated heads say of the same patient (Hinton et al. 2015), since
     the sites' labels outnumber those of the public set. The schedule spans all rounds of the run.
+
+    With a ``team`` of several processes each computes its part of every batch; only rank 0 steps.
     """
 
     def __init__(
@@ -36,8 +39,10 @@ class Injector:
         *,
         seed: int,
         rounds: int,
+        team: Alone | None = None,
     ) -> None:
         self.model, self.examples, self.config, self.seed = model, examples, config, seed
+        self.team = team or Alone()
         features = list(model.connectors.parameters())
         # Where they are not trained no gradient is to be computed either.
         model.extractor.encoders.requires_grad_(config.train_encoders)
@@ -63,34 +68,48 @@ class Injector:
         Raises:
             RuntimeError: the loss is no longer finite; the model is not to be used.
         """
-        config, model = self.config, self.model
+        config, model, team = self.config, self.model, self.team
         steps, taken = self.steps[round - 1], sum(self.steps[: round - 1])
-        draws = balanced_batches(
+        team.begin(round, model.extractor)
+        draws = balanced_draws(
             self.examples, config.batch_size, generator(self.seed, "public", round)
         )
-        drawn = list(islice(draws, steps))
+        drawn = [collate(team.own(rows)) for rows in islice(draws, steps)]
         said = [self._heads(batch) for batch in drawn] if config.distillation else None
         losses = []
         model.train()
-        with seeded(self.seed, "injection", round):
+        with seeded(self.seed, "injection", round, *([team.rank] if team.rank else [])):
             for step, batch in enumerate(drawn, 1):
-                loss = model.loss(batch, said[step - 1] if said else None, config.distillation)
-                losses.append(loss.item())
-                if model.gate is not None and config.gate.mutual_information:
-                    loss = loss - config.gate.mutual_information * model.gate_information()
-                if not math.isfinite(loss.item()):
+                team.send(self.parameters)
+                self.optimiser.zero_grad(set_to_none=True)
+                losses.append(self._backward(batch, said[step - 1] if said else None))
+                if not math.isfinite(losses[-1]):
                     raise RuntimeError(
-                        f"injection diverged in round {round}, step {step}: loss {loss.item()}; "
+                        f"injection diverged in round {round}, step {step}: loss {losses[-1]}; "
                         "lower injector.learning_rate"
                     )
-                self._set_rates(taken + step - 1)
-                self.optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
-                self.optimiser.step()
+                team.gather(self.parameters)
+                if team.rank == 0:
+                    self._set_rates(taken + step - 1)
+                    torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+                    self.optimiser.step()
                 progress(step, steps, losses[-1])
         model.eval()
         return sum(losses) / max(len(losses), 1)
+
+    def _backward(self, batch: Batch, said: Tensor | None) -> float:
+        """Leave the gradients of this process's rows; returns the loss of all processes' rows."""
+        config, model, team = self.config, self.model, self.team
+        answers, tokens, heads, known = model.losses(batch, said)
+        of_tokens, of_known = team.shares(tokens, known)
+        loss = answers * of_tokens
+        if heads is not None:
+            loss = loss + config.distillation * of_known * heads
+        value = team.total(loss.item())
+        if team.rank == 0 and model.gate is not None and config.gate.mutual_information:
+            loss = loss - config.gate.mutual_information * model.gate_information()
+        loss.backward()
+        return value
 
     def _set_rates(self, step: int) -> None:
         """The learning rates of the run's optimiser step ``step`` (from 0)."""
@@ -152,7 +171,14 @@ def _rate(step: int, total: int, warmup: float) -> float:
 def balanced_batches(
     examples: Sequence[Example], size: int, order: torch.Generator
 ) -> Iterator[Batch]:
-    """Endless batches in which tasks, and the answers of a task, take turns.
+    """What :func:`balanced_draws` draws, as batches."""
+    return map(collate, balanced_draws(examples, size, order))
+
+
+def balanced_draws(
+    examples: Sequence[Example], size: int, order: torch.Generator
+) -> Iterator[list[Example]]:
+    """Endless draws of ``size`` in which tasks, and the answers of a task, take turns.
 
     Within a (task, answer) pair examples come shuffled, each once before any comes again.
     """
@@ -173,7 +199,7 @@ def balanced_batches(
 
     source = draw()
     while True:
-        yield collate([next(source) for _ in range(size)])
+        yield [next(source) for _ in range(size)]
 
 
 def _forever(examples: Sequence[Example], order: torch.Generator) -> Iterator[Example]:

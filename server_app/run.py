@@ -33,24 +33,29 @@ from server_app.loading import build_model, identity, load_set, read_set
 from server_app.recorder import Recorder
 from server_app.replay import Replay
 from server_app.strategy import KnowledgeStrategy
+from server_app.team import Alone, assembled
 from server_app.tuning import few_examples, tune_extractor
 
 log = logging.getLogger("fedkim")
 
 
 class Run:
-    """One run; :meth:`execute` is all of it.
+    """One run on a network that is prepared; :meth:`execute` is all of it.
 
     Args:
         begun: the checkpoint to go on from; None begins at the beginning.
+        team: who shares the injection.
     """
 
     def __init__(
-        self, config: Config, folder: Path, recorder: Recorder, begun: Path | None = None
+        self,
+        config: Config,
+        folder: Path,
+        recorder: Recorder,
+        begun: Path | None = None,
+        team: Alone | None = None,
     ) -> None:
         self.config, self.folder, self.recorder = config, folder, recorder
-        with recorder.phase("prepare"):
-            prepare(config)
         with recorder.phase("load"):
             loaded = {name: load_set(config, name) for name in SERVER_SETS}
             self.sets = {name: examples for name, (examples, _) in loaded.items()}
@@ -63,6 +68,7 @@ class Run:
                 config.injector,
                 seed=config.seed,
                 rounds=config.rounds,
+                team=team,
             )
             self.federated: Arrays = self.model.extractor.arrays()
             """The extractor of the last round as aggregated, before injection."""
@@ -327,7 +333,10 @@ def _execute(config: Config, folder: Path, grid: Grid) -> Path:
     recorder = Recorder(folder, config.tracking)
     try:
         begun = _look_back(folder, recorder) if config.resume else None
-        path = Run(config, folder, recorder, begun).execute(grid)
+        with recorder.phase("prepare"):
+            prepare(config)
+        with assembled(config, folder) as team:
+            path = Run(config, folder, recorder, begun, team).execute(grid)
         write_report(folder)
     except Exception as error:
         _tell_end(recorder, error)

@@ -89,9 +89,25 @@ class InjectedModel(nn.Module):
 
         Args:
             batch: questions with their answers.
+            heads: as in :meth:`losses`.
+            distillation: weight of the cross-entropy with them.
+        """
+        answers, _, taught, _ = self.losses(batch, heads)
+        return answers if taught is None else answers + distillation * taught
+
+    def losses(
+        self, batch: Batch, heads: Tensor | None = None
+    ) -> tuple[Tensor, int, Tensor | None, int]:
+        """The parts of the loss, each a mean, with the numbers of what it is the mean of.
+
+        Args:
+            batch: questions with their answers.
             heads: ``[B]`` probability of "yes" by the federated heads, NaN where there is none.
-            distillation: weight of the binary cross-entropy between the logit of "yes" against
-                "no" and ``heads``, mean over rows that have one.
+
+        Returns:
+            Cross-entropy of the answer tokens, and how many are supervised; binary cross-entropy
+            between the logit of "yes" against "no" and ``heads``, and how many rows have one (None
+            and 0 without any).
         """
         with self._autocast():
             rows = self._rows(batch, answers=True)
@@ -100,17 +116,16 @@ class InjectedModel(nn.Module):
             supervised = layout.targets >= 0
             # The head is the widest layer of all: it runs only where a token is supervised.
             logits = self.foundation.head(hidden[supervised])
-        answer_loss = nn.functional.cross_entropy(logits, layout.targets[supervised])
+        answers = nn.functional.cross_entropy(logits, layout.targets[supervised])
         if heads is None or heads.isnan().all():
-            return answer_loss
+            return answers, len(logits), None, 0
         known = ~heads.isnan()
         lengths = torch.tensor([len(row.answer) for row in rows])
         first = lengths.cumsum(0) - lengths
         pair = logits[first.to(logits.device)][:, self._answers]
         margin = (pair[:, 0] - pair[:, 1])[known.to(pair.device)]
-        return answer_loss + distillation * nn.functional.binary_cross_entropy_with_logits(
-            margin, heads[known].to(margin)
-        )
+        taught = nn.functional.binary_cross_entropy_with_logits(margin, heads[known].to(margin))
+        return answers, len(logits), taught, int(known.sum())
 
     @torch.no_grad()
     def score(self, batch: Batch, *, plain: bool = False) -> Tensor:
