@@ -136,7 +136,7 @@ def test_prepare_list() -> None:
 
 
 def test_experiments_are_listed_and_their_cost_is_told_before(tmp_path: Path) -> None:
-    assert "ablation: What each part of the method is worth (19 cells, 5 seeds)" in (
+    assert "ablation: What each part of the method is worth (20 cells, 5 seeds)" in (
         fedkim("experiment", "--list").stdout.splitlines()
     )
     done = fedkim("experiment", "tiny", "--dry-run", "--out", tmp_path / "tiny", cwd=tmp_path)

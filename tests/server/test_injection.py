@@ -201,6 +201,7 @@ def test_it_learns_what_can_be_learned() -> None:
         "injector.batch_size=8",
         "injector.learning_rate=3e-3",
         "injector.feature_learning_rate=3e-3",
+        "injector.distillation=1",  # of heads that know nothing
         examples=halves(16),
     )
     losses: list[float] = []
@@ -218,13 +219,12 @@ def test_mutual_information_is_maximised() -> None:
     bits = []
     for weight in (0.0, 20.0):
         injector = made(
-            "injector.steps=20",
+            "injector.steps=60",
             f"injector.gate.mutual_information={weight}",
-            "injector.gate.learning_rate=0.01",
         )
         injector.inject(1, silent)
         bits.append(float(injector.model.gate_information().detach()))
-    assert bits[1] > bits[0] + 0.1
+    assert bits[1] > bits[0] + 0.5
 
 
 def test_divergence_names_the_remedy() -> None:
