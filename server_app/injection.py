@@ -131,7 +131,8 @@ class Injector:
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():
             number, _, name = key.partition("/")
-            moments.setdefault(int(number), {})[name] = value
+            if name:  # earlier versions kept the number of steps as well
+                moments.setdefault(int(number), {})[name] = value
         for place, own in moments.items():
             if own["exp_avg"].shape != self.parameters[place].shape:
                 raise ValueError(f"optimiser: parameter {place} has another shape")

@@ -141,7 +141,9 @@ def assembled(config: Config, folder: Path) -> Iterator[Alone]:
             team.stop()
         except RuntimeError as error:
             time.sleep(1)  # for an end that is told here before it is there
-            raise _ended(helpers, folder) or error from error
+            if fault := _ended(helpers, folder):
+                raise fault from error
+            raise
         finally:
             dist.destroy_process_group()
     finally:

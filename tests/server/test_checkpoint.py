@@ -88,6 +88,14 @@ def test_more_rounds_put_the_rate_on_the_longer_schedule(saved: Path) -> None:
     ]
 
 
+def test_checkpoints_of_earlier_versions_are_read(parts: tuple[InjectedModel, Injector]) -> None:
+    """They held the number of steps, which the round tells."""
+    _, injector = parts
+    fresh = Injector(make_model(CONFIG), EXAMPLES, CONFIG.injector, seed=CONFIG.seed, rounds=3)
+    fresh.load_state({**injector.state(), "steps": torch.tensor(2)})
+    assert same({"": fresh.state()}, {"": injector.state()})
+
+
 def test_the_strategy_and_the_state_come_back(
     parts: tuple[InjectedModel, Injector], tmp_path: Path
 ) -> None:
