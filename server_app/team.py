@@ -123,12 +123,14 @@ def assembled(config: Config, folder: Path) -> Iterator[Alone]:
     """The team of a run: ``injector.processes`` of them, of which this one is rank 0.
 
     Raises:
-        UserError: a helper ended, at its start or later.
+        UserError: a helper ended, at its start or later; or each would take all GPUs.
     """
     size = config.injector.processes
     if size == 1 or not config.injector.enabled:
         yield Alone()
         return
+    if config.foundation.device_map:
+        raise UserError("injector.processes and foundation.device_map: give one of them")
     path = (folder / STORE).resolve()
     path.unlink(missing_ok=True)
     store = dist.FileStore(str(path), size)

@@ -115,3 +115,10 @@ def test_every_row_is_somebodys(rows: int, size: int) -> None:
 def test_more_processes_than_rows() -> None:
     with pytest.raises(UserError, match=r"injector\.processes=9: a batch has 4 rows"):
         compose(["injector.processes=9", "injector.batch_size=4"])
+
+
+def test_processes_with_a_gpu_each_or_a_model_over_all_gpus(tmp_path: Path) -> None:
+    config = compose(["injector.processes=2", "foundation.device_map=auto"])
+    refused = pytest.raises(UserError, match=r"processes and foundation\.device_map: give one")
+    with refused, team.assembled(config, tmp_path):
+        pytest.fail("nobody is to be started")
