@@ -24,16 +24,27 @@ import transformers
 from peft import set_peft_model_state_dict
 
 from benchmarks import scaling, shares
-from benchmarks.peers import ALPHA, RANK, VOCABULARY, Peer, base_model, lora, m3oe, peers, twin
+from benchmarks.peers import (
+    ALPHA,
+    RANK,
+    VOCABULARY,
+    Peer,
+    base_model,
+    lora,
+    m3oe,
+    one_layer,
+    peers,
+    twin,
+)
 from benchmarks.turns import FORWARD, STEP, Size, compare, kept
 from fedkim_core.models.m3oe import fold
 
 BEGIN, END = "<!-- table: make bench -->", "<!-- end of table -->"
-ADDING = ("lora_wide", "m3oe", "einsum")
 SMOLLM2 = Size(576, 30, 4, batch=16, key_heads=3)
 """The linear layers of SmolLM2-135M; without its vocabulary, which all peers have alike."""
 WIDTHS = (Size(256, 4, 20), Size(576, 4, 12), Size(2048, 2, 5))
 EXPERTS = (1, 4, 12, 32)
+LAYER = Size(1024, 1, 20, batch=2, tokens=512)
 QUICK = (Size(64, 1, 2, 2, 8),)
 
 
@@ -58,16 +69,23 @@ def injection(sizes: tuple[Size, ...], experts: tuple[int, ...]) -> list[str]:
     return lines
 
 
-def activations(sizes: tuple[Size, ...], experts: int) -> list[str]:
-    """What experts add to what a forward pass keeps for the backward pass."""
-    lines = ["| width | " + " | ".join(ADDING) + " | einsum, x m3oe |", "|---|" + "---|" * 4]
-    for size in sizes:
-        among = peers(size.width, 1, experts, RANK, size.batch)
-        inputs = torch.randn(size.batch, size.tokens, size.width)
-        base = kept(among["base"], inputs)
-        extra = {name: kept(among[name], inputs) - base for name in ADDING}
-        cells = " | ".join(f"{value:.2f}" for value in extra.values())
-        lines.append(f"| {size.width} | {cells} | {extra['einsum'] / extra['m3oe']:.0f} |")
+def layer(size: Size, experts: int) -> list[str]:
+    """One linear layer: time, and memory beyond the frozen layer's."""
+    among = one_layer(size.width, experts, RANK, size.batch)
+    forward, step = (compare(among, size, kind) for kind in (FORWARD, STEP))
+    inputs = torch.randn(size.batch, size.tokens, size.width)
+    held = {name: kept(peer, inputs) for name, peer in among.items()}
+    own = held["m3oe"] - held["base"]
+    lines = [
+        "| layer | forward, x base | step, x base | peak of a forward pass, MB | "
+        "kept beyond base, MB | x m3oe |",
+        "|" + "---|" * 6,
+    ]
+    for name in among:
+        times = f"{forward[name].ratio:.2f} | {step[name].ratio:.2f}"
+        more = held[name] - held["base"]
+        memory = f"{forward[name].peak:.2f} | {more:.2f} | {more / own:.2f}"
+        lines.append(f"| {name} | {times} | {memory} |")
     return lines
 
 
@@ -127,11 +145,12 @@ def tables(*, quick: bool) -> Iterator[str]:
     if not quick:
         trained[2:2] = injection((SMOLLM2,), (12,))[2:]
     yield "\n".join(trained)
+    alone = QUICK[0] if quick else LAYER
     yield (
-        "What a forward pass of one block keeps for the backward pass beyond the base model's, "
-        f"MB, P = {experts[-2]}:"
+        f"One linear layer of {alone.width} x {alone.width}, {alone.batch} x {alone.tokens} "
+        f"tokens, P = {experts[-2]}; kept is what a forward pass leaves for the backward pass:"
     )
-    yield "\n".join(activations(sizes, experts[-2]))
+    yield "\n".join(layer(alone, experts[-2]))
     yield f"Inference of one task, P = {experts[-1]}:"
     yield "\n".join(inference(sizes, experts[-1]))
     # A tiny model has shortcuts as well; what they save there means nothing.

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from peft import LoraConfig, XLoraConfig, get_peft_model
@@ -118,12 +119,35 @@ def xlora(model: LlamaForCausalLM, experts: int, rank: int) -> nn.Module:
         return get_peft_model(model, config)
 
 
+class Alone(nn.Module):
+    """One layer of a peer, called as a whole model is."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, inputs_embeds: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.layer(inputs_embeds))
+
+
+def one_layer(width: int, experts: int, rank: int, batch: int) -> dict[str, Peer]:
+    """The peers' layer ``[width, width]``; X-LoRA has none that works alone."""
+    among = peers(width, 1, experts, rank, batch)
+    del among["xlora"]
+
+    def layer(model: nn.Module) -> nn.Module:
+        named = dict(model.named_modules())
+        return next(part for name, part in named.items() if name.endswith("self_attn.q_proj"))
+
+    return {name: Peer(Alone(layer(p.model)), p.context) for name, p in among.items()}
+
+
 def peers(
     width: int, layers: int, experts: int, rank: int, batch: int, key_heads: int | None = None
 ) -> dict[str, Peer]:
-    """All of them over one set of frozen weights."""
+    """All of them over one set of frozen weights; the gate's weights are trained, too."""
     base = base_model(width, layers, key_heads)
-    alpha = torch.softmax(torch.randn(batch, experts), -1)
+    alpha = torch.softmax(torch.randn(batch, experts), -1).requires_grad_()
     gated = m3oe(twin(base), rank, alpha)
     return {
         "base": Peer(base),

@@ -325,8 +325,8 @@ class EvaluationConfig(_Section):
     """Ask the injected model again with one thing spoilt (server_app/controls.py): about three
     times the test phase more. ``fedkim evaluate RUN --controls`` does it afterwards."""
     merge_experts: bool = True
-    """In float32: ask many alike questions with the experts merged into the frozen weights. Faster,
-    and it takes these weights a second time in memory."""
+    """Ask many alike questions with the experts merged into the frozen weights, where these are not
+    quantised. Faster, and it takes these weights a second time in memory."""
     every: Positive = 1
     """Rounds from one look at the validation set to the next; the last round always has one. What
     the sites say of their own validation patients comes every round."""

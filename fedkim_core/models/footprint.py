@@ -108,7 +108,6 @@ def footprint(config: Config) -> Footprint:
             added += sum(p.numel() for p in gate.parameters())
         connector = Connector(config.extractor.width, width, 1.0)
         added += _encoders(config) * sum(p.numel() for p in connector.parameters())
-    plain = settings.quantised == "none" and dtype == torch.float32
     return Footprint(
         architecture=type(model).__name__,
         parameters=parameters,
@@ -120,7 +119,7 @@ def footprint(config: Config) -> Footprint:
         quantised=settings.quantised,
         weights=weights,
         device=device,
-        merged=bool(adapted) and config.evaluation.merge_experts and plain,
+        merged=bool(adapted) and config.evaluation.merge_experts and settings.quantised == "none",
     )
 
 
@@ -144,10 +143,12 @@ def check_memory(config: Config) -> None:
 
 def remedy(config: Config, own: Footprint, free: int) -> str:
     """What would fit into ``free`` bytes instead."""
-    if own.merged and replace(own, merged=False).asking <= free:
+    alone = replace(own, merged=False)
+    if own.asking > free and alone.asking <= free:
         return "evaluation.merge_experts=false would fit"
     if own.dtype == torch.float32 and own.parameters * 2 + own.trained * 4 + PROCESS <= free:
-        return "foundation.dtype=bfloat16 would fit"
+        apart = " evaluation.merge_experts=false" if own.merged else ""
+        return f"foundation.dtype=bfloat16{apart} would fit"
     nf4 = int(own.parameters * BYTES["nf4"]) + own.trained * 4 + PROCESS
     if own.asking > free and own.quantised == "none" and nf4 * 1.1 <= free:
         return "foundation.quantised=nf4 would fit"

@@ -33,6 +33,9 @@ from fedkim_core.errors import UserError
 from fedkim_core.settings import InjectorConfig
 
 ADAPTER = "default"
+ADDABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Weights that can hold an adapter. Those of 16 bits round it, to about what a model that computes
+in 16 bits is off anyway (docs/results.md, "Merged in 16 bits")."""
 
 
 class Gate(nn.Module):
@@ -214,11 +217,8 @@ class Experts:
 
     @property
     def mergeable(self) -> bool:
-        """Whether the weights are such that a small difference added to them is not lost.
-
-        In 16 bits it is rounded away in part, and quantised weights cannot be added to.
-        """
-        return all(base.weight.dtype in (torch.float32, torch.float64) for base in self._bases)
+        """Whether the weights can be added to; quantised ones cannot."""
+        return all(base.weight.dtype in ADDABLE for base in self._bases)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -256,13 +256,14 @@ class Experts:
 
 @torch.no_grad()
 def _with_adapter(layer: LoraLayer, weight: Tensor, scale: Tensor) -> Tensor:
-    """A frozen weight plus ``s * B diag(scale) A``, ``scale [P*r]``."""
+    """A frozen weight plus ``s * B diag(scale) A``, ``scale [P*r]``; rounded once, at the end."""
     a, b = (cast(Tensor, part[ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
-    scale = scale.to(b.device)
-    factor = layer.scaling[ADAPTER]
+    left, right = b * scale.to(b.device), a
     if getattr(layer, "fan_in_fan_out", False):  # GPT-2 keeps its weights the other way round
-        return torch.addmm(weight, a.T, (b * scale).T.to(weight), alpha=factor)
-    return torch.addmm(weight, (b * scale).to(weight), a.to(weight), alpha=factor)
+        left, right = right.T, left.T
+    wide = weight.to(torch.promote_types(weight.dtype, left.dtype))
+    whole = torch.addmm(wide, left.to(wide), right.to(wide), alpha=layer.scaling[ADAPTER])
+    return whole.to(weight.dtype)
 
 
 def fold(state: Mapping[str, Tensor], alpha: Tensor, rank: int) -> dict[str, Tensor]:

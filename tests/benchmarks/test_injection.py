@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.injection import BEGIN, END, main
 from benchmarks.peak import Peak
-from benchmarks.peers import Peer, peers
+from benchmarks.peers import Peer, one_layer, peers
 from benchmarks.scaling import exponent
 from benchmarks.turns import kept
 
@@ -52,6 +52,13 @@ def test_what_a_forward_pass_keeps() -> None:
 
     # The sigmoid keeps what it gave, 10 x 64 numbers; what it read is gone.
     assert kept(Peer(Answer()), torch.randn(10, 64)) == pytest.approx(10 * 64 * 4 / 1e6)
+
+
+def test_a_mixture_keeps_a_fiftieth_of_the_written_sum() -> None:
+    """Beyond the frozen layer: written out, every expert gives something as wide as the layer."""
+    among, inputs = one_layer(1024, experts=12, rank=8, batch=2), torch.randn(2, 512, 1024)
+    held = {name: kept(peer, inputs) for name, peer in among.items()}
+    assert held["einsum"] - held["base"] > 50 * (held["m3oe"] - held["base"]) > 0
 
 
 def test_frozen_weights_are_held_once() -> None:

@@ -152,6 +152,9 @@ def test_what_would_fit_is_named() -> None:
     assert footprint.remedy(config, large, 4 * 10**9) == "foundation.quantised=nf4 would fit"
     roomy = footprint.remedy(config, own, own.asking + 1)
     assert "injector.gradient_checkpointing=true" in roomy
+    wide = replace(own, dtype=torch.float32, parameters=10**9, weights=4 * 10**9)
+    both = "foundation.dtype=bfloat16 evaluation.merge_experts=false would fit"
+    assert footprint.remedy(config, wide, 4 * 10**9) == both
     config = tiny("foundation.dtype=bfloat16", "injector.gradient_checkpointing=true")
     assert "injector.targets" in footprint.remedy(config, own, own.asking + 1)
 

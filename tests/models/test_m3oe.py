@@ -174,13 +174,24 @@ def test_merged_weights_refuse_another_question() -> None:
         pass
 
 
-def test_sixteen_bits_are_not_merged() -> None:
-    """What an expert adds would in part be rounded away."""
-    config = compose(["foundation=tiny", "injector.experts=2"])
-    made = Experts(load_foundation(config.foundation).model.bfloat16(), config.injector)
-    assert not made.mergeable
-    with pytest.raises(RuntimeError, match="adapter"), made.merged(torch.ones(2) / 2):
-        pass
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_sixteen_bits_a_merge_is_off_as_everything_is(dtype: torch.dtype) -> None:
+    """Weights round what is added to them; the model's arithmetic rounds about as much."""
+    config = compose(["foundation=tiny", "injector.experts=3"])
+    ids, alpha = torch.randint(0, 250, (4, 30)), torch.tensor([0.5, 0.3, 0.2])
+
+    def answers(dtype: torch.dtype, *, merge: bool) -> torch.Tensor:
+        made = Experts(load_foundation(config.foundation).model.to(dtype), config.injector)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in made.parameters():
+            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
+        context = made.merged(alpha) if merge else made.gated(alpha.expand(4, -1))
+        with torch.no_grad(), context, torch.autocast("cpu", dtype, dtype != torch.float32):
+            return made.model(ids).logits.float()
+
+    exact = answers(torch.float32, merge=False)
+    live, merged = ((answers(dtype, merge=m) - exact).norm() for m in (False, True))
+    assert 0 < merged < 2 * live
 
 
 def test_weights_that_lie_the_other_way_round_are_merged() -> None:
