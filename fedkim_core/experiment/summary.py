@@ -86,6 +86,19 @@ class Compared(Difference, _OverSeeds):
         return super().sign if self.alike == len(self.each) else 0
 
 
+class CellGate(_Part):
+    """How well the gate of a cell tells tasks apart, by seed."""
+
+    cell: str
+    bits: dict[int, float] = {}
+    """Mutual information between task and expert, over all tasks."""
+    bits_trained: dict[int, float] = {}
+    """Over the trained tasks."""
+    same_input: dict[int, float] = {}
+    """Distance (total variation) between tasks that look at the same modalities, text apart."""
+    other_input: dict[int, float] = {}
+
+
 class ExperimentSummary(_Part):
     """``experiment.json``."""
 
@@ -102,6 +115,7 @@ class ExperimentSummary(_Part):
     runs: list[CellRun]
     scores: list[Score] = []
     compared: list[Compared] = []
+    gates: list[CellGate] = []
 
     def count(self, state: str) -> int:
         return sum(run.state == state for run in self.runs)

@@ -17,6 +17,7 @@ _ANSWER = """
 <li><a href="#results">Results</a></li>
 {% if by_task %}<li><a href="#by-task">By task</a></li>{% endif %}
 {% if score_tables %}<li><a href="#scores">Scores</a></li>{% endif %}
+{% if gates %}<li><a href="#gate">Gate</a></li>{% endif %}
 <li><a href="#runs">Runs</a></li>
 {% if costs %}<li><a href="#cost">Cost</a></li>{% endif %}
 <li><a href="#reading">How to read this page</a></li>
@@ -148,6 +149,24 @@ _SCORES = """
 {% endif %}
 """
 
+_GATE = """
+{% if gates %}
+<section id="gate" aria-labelledby="gate-h">
+<h2 id="gate-h">{{ gates.title }}</h2>
+<p>{{ gates.note }}</p>
+<div class="wide" role="region" tabindex="0" aria-label="The gate by cell">
+<table class="pinned"><caption>{{ gates.title }}{{ " (synthetic data)" if synthetic }}.</caption>
+<thead><tr><th scope="col">Cell</th>
+{% for name in gates.header[1:] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in gates.rows %}
+<tr><th scope="row">{{ row[0] }}</th>
+{% for cell in row[1:] %}<td>{{ cell or ('<span class="na">n/a</span>' | safe) }}</td>{% endfor %}
+</tr>
+{% endfor %}</tbody></table></div>
+</section>
+{% endif %}
+"""
+
 _RUNS = """
 <section id="runs" aria-labelledby="runs-h">
 <h2 id="runs-h">Runs</h2>
@@ -234,4 +253,4 @@ better than it is; read its interval with that in mind.</dd>
 </section>
 """
 
-TEMPLATE = _TASK_TABLE + _ANSWER + _RESULTS + _BY_TASK + _SCORES + _RUNS + _COST + _READING
+TEMPLATE = _TASK_TABLE + _ANSWER + _RESULTS + _BY_TASK + _SCORES + _GATE + _RUNS + _COST + _READING

@@ -53,6 +53,11 @@ def summary(words: list[str], value: float, more: tuple[str, ...] = ()) -> dict:
             "sepsis": task("unseen", extractor=None),
             **{name: task("train", extractor=score) for name in more},
         },
+        "gate": {
+            "tasks": ["lung_opacity", "covid19", "sepsis"],
+            "alpha": [[0.5, 0.5], [0.7, 0.3], [0.0, 1.0]],
+            "bits": value,
+        },
         "communication": [{"round": 1, "site": "a", "bytes_down": 1000, "bytes_up": 500}],
         "seconds": {"total": 1.0},
     }

@@ -1,0 +1,71 @@
+"""How well the gate of each cell tells tasks apart, over seeds."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+
+from fedkim_core.experiment.execute import Work
+from fedkim_core.experiment.summary import CellGate
+from fedkim_core.experiment.tables import Table
+from fedkim_core.report.schema import Gate, read_summary
+
+NOTE = (
+    "Bits: mutual information between task and expert, 0 where all tasks use the experts alike. "
+    "Distance: the share of their experts' weight that two tasks do not have in common "
+    "(total variation, 0 to 1), mean over pairs. Mean ± standard deviation over seeds."
+)
+
+
+def collect(work: Work) -> list[CellGate]:
+    """Of every cell with a gate, from the summaries of its finished runs.
+
+    Raises:
+        UserError: a summary cannot be read.
+    """
+    found: dict[str, CellGate] = {}
+    for cell in work.experiment.cells:
+        if cell.config is None or work.done(cell) is None:
+            continue
+        gate = read_summary(work.folder.run(cell)).gate
+        if gate is None:
+            continue
+        own = found.setdefault(cell.name, CellGate(cell=cell.name))
+        cards = cell.config.cards()
+        inputs = {task: frozenset(cards[task].modalities) - {"text"} for task in gate.tasks}
+        own.bits[cell.seed] = gate.bits
+        if gate.bits_trained is not None:
+            own.bits_trained[cell.seed] = gate.bits_trained
+        for same, distance in distances(gate, inputs).items():
+            (own.same_input if same else own.other_input)[cell.seed] = distance
+    return list(found.values())
+
+
+def distances(gate: Gate, inputs: Mapping[str, frozenset[str]]) -> dict[bool, float]:
+    """Mean distance between tasks of the same input (True) and of different ones (False).
+
+    Absent where there is no such pair.
+    """
+    alpha = dict(zip(gate.tasks, np.array(gate.alpha), strict=True))
+    pairs: dict[bool, list[float]] = {}
+    for one, two in combinations(gate.tasks, 2):
+        distance = float(np.abs(alpha[one] - alpha[two]).sum()) / 2
+        pairs.setdefault(inputs[one] == inputs[two], []).append(distance)
+    return {same: sum(own) / len(own) for same, own in pairs.items()}
+
+
+def table(gates: Sequence[CellGate]) -> Table:
+    header = ["", "bits, all tasks", "bits, trained tasks"]
+    header += ["distance, same input", "distance, other input"]
+    rows = [
+        [g.cell, *map(_cell, (g.bits, g.bits_trained, g.same_input, g.other_input))] for g in gates
+    ]
+    return Table("What the gate tells apart", header, rows, NOTE)
+
+
+def _cell(each: Mapping[int, float]) -> str:
+    values = list(each.values())
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread} ({min(values):.2f} to {max(values):.2f})"
