@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedkim_core.answers import Answers, Columns
+from fedkim_core.follows import follows
 from fedkim_core.metrics import draw_free_text, draw_yes_no
 from fedkim_core.prior import LABELS_PERMUTED, SHUFFLED, language_prior, permuted_labels
 from fedkim_core.seeds import derive
@@ -49,6 +50,10 @@ def task_entries(
         own = {column: tasks[name] for column, tasks in answers.items() if name in tasks}
         own_seed = derive(seed, "bootstrap", name) % 2**32
         entries[name] = _entry(card, own, bootstrap, own_seed) | {"synthetic": synthetic}
+        if card.role == "unseen" and card.answer == "yes_no" and "injected" in own:
+            heads = answers.get("extractor", {})
+            if found := follows(own["injected"], heads, bootstrap=bootstrap, seed=own_seed):
+                entries[name]["follows"] = found
     for one, other in COMPARED:
         _adjust(entries, cards, f"{one}-{other}")
     return entries

@@ -195,3 +195,30 @@ left</span>{% endif %}
 </section>
 {% endif %}
 """
+
+FOLLOWS = """
+{% if followed %}
+<section id="follows" aria-labelledby="follows-h">
+<h2 id="follows-h">What answers about unseen tasks follow</h2>
+<p>Nobody trained the model on these tasks. Beside each stands the trained task whose own head ranks
+the same patients most nearly as these answers do, and what that head alone would score here. Where
+the two scores are alike, the answers pass the head&rsquo;s opinion on: the two tasks go together in
+these patients, which is not the same as knowing the unseen one.</p>
+<div class="wide" role="region" tabindex="0" aria-label="What answers about unseen tasks follow">
+<table class="pinned">
+<caption>Rank correlation of the answers with the head&rsquo;s; AUROC on the unseen task, value and
+95&nbsp;% interval{{ " (synthetic data)" if run.synthetic }}.</caption>
+<thead><tr><th scope="col">Unseen task</th><th scope="col">Follows</th>
+<th class="num" scope="col">Correlation</th><th scope="col">That head&rsquo;s AUROC</th>
+<th scope="col">Injected &minus; head</th><th scope="col">p</th></tr></thead>
+<tbody>{% for name, f in followed %}
+<tr><th scope="row">{{ name | spaced }}<span class="what">n = {{ f.n }}</span></th>
+<td>{{ f.task | spaced }}</td><td class="num">{{ f.correlation | signed }}</td>
+<td class="score"><b>{{ f.auroc.value | number }}</b>
+{% if f.auroc.span %}<small>{{ f.auroc | interval }}</small>{% endif %}</td>
+<td class="score">{{ difference(f.difference) }}</td>
+<td class="score">{{ chance_of(f.difference) }}</td></tr>
+{% endfor %}</tbody></table></div>
+</section>
+{% endif %}
+"""

@@ -87,6 +87,7 @@ def render(summary: Summary, rows: list[Row], config: str, notes: list[str]) -> 
         operating_rows=evidence.operating_rows(summary),
         operating_names=evidence.OPERATING_NAMES,
         control_table=evidence.controls(summary),
+        followed=[(name, t.follows) for name, t in summary.tasks.items() if t.follows],
         control_names=evidence.CONTROL_NAMES,
         sent=_sent(summary),
         modalities=_modalities(summary),

@@ -83,6 +83,18 @@ class BySite(_Part):
     unknown: Count = 0
 
 
+class Follows(_Part):
+    """The trained task whose head ranks patients most nearly as an unseen task's answers do."""
+
+    task: str
+    correlation: float
+    n: Count
+    auroc: Estimate
+    """Of that head, for the unseen task."""
+    difference: Difference
+    """AUROC of the answers minus that."""
+
+
 class LanguagePrior(_Part):
     """Whether a gain survives when patients get each other's data."""
 

@@ -19,6 +19,7 @@ from fedkim_core.report.parts import (
     Count,
     Difference,
     Estimate,
+    Follows,
     LanguagePrior,
 )
 from fedkim_core.tasks import FREE_TEXT_METRICS, YES_NO_METRICS
@@ -57,6 +58,8 @@ class Task(_Part):
     """By sex and by age band."""
     controls: dict[str, dict[str, Estimate]] = {}
     language_prior: LanguagePrior | None = None
+    follows: Follows | None = None
+    """Of an unseen task with answers of yes and no."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

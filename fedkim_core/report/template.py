@@ -5,6 +5,7 @@ from fedkim_core.report.evidence_template import (
     CALIBRATION,
     CONTROLS,
     DIFFERENCES,
+    FOLLOWS,
     OPERATING,
 )
 from fedkim_core.report.model_templates import GATE, LEARNING
@@ -61,6 +62,7 @@ fedkim {{ run.fedkim }}.</p>
 {% if calibrations %}<li><a href="#calibration">Calibration</a></li>{% endif %}
 {% if operating_rows %}<li><a href="#operating">Operating points</a></li>{% endif %}
 {% if control_table %}<li><a href="#controls">Controls</a></li>{% endif %}
+{% if followed %}<li><a href="#follows">Unseen tasks</a></li>{% endif %}
 <li><a href="#sent">What was sent</a></li><li><a href="#sites">Sites and data</a></li>
 <li><a href="#cost">Time and memory</a></li><li><a href="#configuration">Configuration</a></li>
 <li><a href="#reading">How to read this page</a></li>
@@ -228,6 +230,7 @@ TEMPLATE = (
     + CALIBRATION
     + OPERATING
     + CONTROLS
+    + FOLLOWS
     + SENT
     + SITES
     + _REST

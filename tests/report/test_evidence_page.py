@@ -10,7 +10,7 @@ from tests import drawn
 from tests.report.example import summary
 from tests.report.test_report import make
 
-SECTIONS = ("sure", "by-site", "by-group", "calibration", "operating", "controls")
+SECTIONS = ("sure", "by-site", "by-group", "calibration", "operating", "controls", "follows")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def test_every_section_shows_its_figures(tmp_path, values) -> None:
     assert f"{point['low']:.2f} to {point['high']:.2f}" in text
     assert f"{task['sites']['gap']:.2f}" in text
     assert "language prior 100 % of the gain left" in text
+    followed = values["tasks"]["sepsis"]["follows"]
+    assert f"{followed['task'].replace('_', ' ')} {followed['correlation']:+.2f}" in text
     assert "By sex" in text
     assert "By age band" in text
     assert "fewer than 10 patients with either answer" in text
@@ -59,8 +61,8 @@ def test_an_older_summary_has_none_of_them(tmp_path) -> None:
 def test_without_controls_and_sites_the_rest_is_shown(tmp_path, values) -> None:
     fewer = copy.deepcopy(values)
     for task in fewer["tasks"].values():
-        for key in ("controls", "language_prior", "sites", "groups"):
-            task.pop(key)
+        for key in ("controls", "language_prior", "sites", "groups", "follows"):
+            task.pop(key, None)
     page = make(tmp_path, fewer)
     assert _sections(page) & set(SECTIONS) == {"sure", "calibration", "operating"}
 
