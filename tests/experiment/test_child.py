@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fedkim_core import answers
 from fedkim_core.experiment import child, command
 from fedkim_core.experiment.child import run_child, stop
+from fedkim_core.experiment.plan import find, read
 from fedkim_core.progress import Progress
 from fedkim_core.report.schema import read_summary
-from tests.experiment.conftest import Write
 from tests.tiny import overrides
 
 
@@ -51,14 +52,12 @@ def test_a_process_that_does_not_listen_is_killed(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.e2e
-def test_an_experiment_through_flower(network: Path, write: Write, tmp_path: Path) -> None:
-    """One federation, and one cell that shares it."""
-    words = overrides(network, "rounds=1", "tasks=[lung_opacity,atelectasis]")
-    path = write({"m3oe": [], "plug": ["injector=fedplug", "injector.experts=0"]}, set=words)
+def test_the_tiny_experiment_through_flower(tmp_path: Path) -> None:
+    """All twelve cells, ten of which share a federation."""
     out = tmp_path / "out"
     with (tmp_path / "shown").open("w") as shown:
         code = command.run(
-            str(path),
+            "tiny",
             out=out,
             seeds=None,
             only=[],
@@ -70,11 +69,16 @@ def test_an_experiment_through_flower(network: Path, write: Write, tmp_path: Pat
         )
     told = (tmp_path / "shown").read_text()
     assert code == 0, told
-    assert "plug, seed 0: done" in told
-    assert "federation shared" in told
-    one, two = (read_summary(out / "runs" / name / "seed-0") for name in ("m3oe", "plug"))
+    cells = read(find("tiny")).cells
+    assert len(cells) == 12
+    assert all(f"{name}, seed 0: done" in told for name in cells)
+    assert told.count("federation shared") == 10
+    runs = [out / "runs" / name / "seed-0" for name in ("fedkim", "fedplug")]
+    one, two = map(read_summary, runs)
     assert one.communication == two.communication
-    task = "lung_opacity"
-    assert one.tasks[task].extractor == two.tasks[task].extractor
-    assert one.tasks[task].injected != two.tasks[task].injected
-    assert task in (out / "README.md").read_text()
+    said, other = map(answers.read, runs)
+    assert said["extractor"] == other["extractor"]
+    assert said["injected"] != other["injected"]
+    page = (out / "README.md").read_text()
+    assert "12 of 12 runs are done." in page
+    assert all(f"| {name} |" in page for name in cells)
