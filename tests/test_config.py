@@ -260,6 +260,31 @@ def test_groups_apply_in_order_and_the_command_line_wins() -> None:
     assert (paper.extractor.name, paper.rounds, paper.strategy.batch_size) == ("paper", 10, 64)
 
 
+def leaves(values: dict, prefix: str = "") -> set[str]:
+    """Dotted names of the values in a nested dictionary."""
+    found: set[str] = set()
+    for name, value in values.items():
+        own = f"{prefix}{name}"
+        found |= leaves(value, f"{own}.") if isinstance(value, dict) else {own}
+    return found
+
+
+SAID_IN_THE_FILE = {("paper", "scaffold")}
+
+
+@pytest.mark.parametrize("experiment", sorted(p.stem for p in (CONF / "experiment").glob("*.yaml")))
+def test_an_experiment_undoes_no_choice(experiment: str) -> None:
+    """Its values come last: if it held `experts`, ``injector=fedplug`` would have some."""
+    whole = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text()) or {}
+    for group in GROUPS:
+        held = leaves(whole.get(group) or {})
+        for path in (CONF / group).glob("*.yaml"):
+            choice = yaml.safe_load(path.read_text()) or {}
+            variant = choice.pop("defaults", None)
+            if variant and (experiment, path.stem) not in SAID_IN_THE_FILE:
+                assert not held & leaves(choice), path
+
+
 def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, type[BaseModel] | None]:
     found: dict[str, type[BaseModel] | None] = {}
     for name, field in model.model_fields.items():
