@@ -64,7 +64,7 @@ def table(gates: Sequence[CellGate]) -> Table:
 
 
 def _cell(each: Mapping[int, float]) -> str:
-    values = [max(value, 0.0) for value in each.values()]  # a rounding error may be below 0
+    values = [max(value, 0.0) + 0.0 for value in each.values()]  # no "-0.00"
     if not values:
         return ""
     spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
