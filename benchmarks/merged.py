@@ -46,9 +46,10 @@ def table(run: Path) -> str:
             continue
         logits = {way: np.array(given[way][task].logits) for way in WAYS}
         off = (np.sqrt(np.mean((logits[w] - logits["float32"]) ** 2)) for w in ("live", "merged"))
-        cells = [logits["float32"].std(), *off]
-        cells += [value for way in WAYS if (value := auroc(np.array(exact.labels), logits[way]))]
-        lines.append(f"| {task} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+        scores = (auroc(np.array(exact.labels), logits[way]) for way in WAYS)
+        cells = [logits["float32"].std(), *off, *scores]
+        texts = ["n/a" if cell is None else f"{cell:.3f}" for cell in cells]
+        lines.append(f"| {task} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
