@@ -82,6 +82,8 @@ class Task(_Part):
         """Why :meth:`estimate` is None."""
         if column == "extractor" and self.extractor is None:
             return "the extractor has no head for this task"
+        if getattr(self, column) is None:
+            return "the foundation model was not asked about this task"
         return self.absent.get(f"{column}.{metric or self.metrics[0]}", "not in summary.json")
 
 

@@ -156,9 +156,26 @@ def answer_first(summary: Summary) -> list[str]:
         if found is not None:
             sentences.append(_sentence(found, what, first=not sentences))
     if not sentences:
-        return ["No task has a score both before and after injection, so nothing can be compared."]
+        nothing = "No task has a score both before and after injection, so nothing can be compared."
+        return [_extractor_alone(summary) or nothing]
     rest = (_beside_extractor(summary), _language_prior(summary))
     return [*sentences, *(sentence for sentence in rest if sentence)]
+
+
+def _extractor_alone(summary: Summary) -> str:
+    """Of a run without injection; nothing where there is no score of it."""
+    scores = [
+        extractor.value
+        for task in select(summary, "train", "yes_no")
+        if task.injected is None and (extractor := task.estimate("extractor"))
+    ]
+    if not scores:
+        return ""
+    mean = "mean " if len(scores) > 1 else ""
+    return (
+        f"The sites' own extractor has a {mean}AUROC of {number(sum(scores) / len(scores))} on "
+        f"{plural(len(scores), 'trained task')}; nothing was injected into a foundation model."
+    )
 
 
 def _sentence(found: Change, what: str, *, first: bool) -> str:

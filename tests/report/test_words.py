@@ -60,6 +60,24 @@ def test_extractor_stands_beside_the_injected_model():
     assert "mean AUROC of 0.85 on the same patients; the foundation model now has 0.86" in last
 
 
+def test_run_without_injection_answers_with_its_extractor():
+    values = summary()
+    for task in values["tasks"].values():
+        task["before"] = task["injected"] = None
+        task["absent"] = {}
+    parsed = parse_summary(values)
+    trained = [t.estimate("extractor").value for t in parsed.group("train").values()]
+    (said,) = answer_first(parsed)
+    assert f"mean AUROC of {number(sum(trained) / len(trained))} on 4 trained tasks" in said
+    assert "nothing was injected" in said
+    assert "not asked" in next(iter(parsed.group("unseen").values())).reason("injected")
+    for task in values["tasks"].values():
+        task["extractor"] = None
+    assert answer_first(parse_summary(values)) == [
+        "No task has a score both before and after injection, so nothing can be compared."
+    ]
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (245_000_000, "245 MB")],
