@@ -19,6 +19,7 @@ LABELS_PERMUTED = "labels_permuted"
 PERMUTATIONS = 200
 TEXT_PERMUTATIONS = 20
 """Of free text, whose pairs of answers cost more to score."""
+VERDICTS = ("knowledge", "partly language prior", "language prior", "undecided", "no gain")
 
 
 class LanguagePrior(TypedDict):

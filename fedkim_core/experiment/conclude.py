@@ -7,11 +7,18 @@ import polars as pl
 
 from fedkim_core import __version__
 from fedkim_core.experiment import compare as comparison
-from fedkim_core.experiment import figures, gates, results, summary, tables
+from fedkim_core.experiment import figures, gates, results, summary, tables, verdicts
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.page import write_page
 from fedkim_core.experiment.plan import RowFile
-from fedkim_core.experiment.summary import CellGate, CellRun, Compared, ExperimentSummary, Score
+from fedkim_core.experiment.summary import (
+    CellGate,
+    CellRun,
+    CellVerdict,
+    Compared,
+    ExperimentSummary,
+    Score,
+)
 
 MEASURED = {"bytes": ("MB to and from sites", 1e6), "seconds": ("seconds", 1.0)}
 
@@ -27,6 +34,7 @@ class Told:
     """As :func:`fedkim_core.experiment.tables.scores` gives it."""
     compared: list[Compared]
     gates: list[CellGate]
+    verdicts: list[CellVerdict]
 
 
 def show(work: Work) -> Told:
@@ -38,7 +46,7 @@ def show(work: Work) -> Told:
     if work.experiment.file.compare in rows:
         roles = dict(found.select("task", "role").iter_rows())
         compared = comparison.compare(work, rows, work.experiment.file.compare, roles)
-    told = Told(found, rows, scored, compared, gates.collect(work))
+    told = Told(found, rows, scored, compared, gates.collect(work), verdicts.collect(work))
     summary.write(_summary(work, told), work.folder.root)
     write_page(work.folder.root)
     return told
@@ -60,6 +68,8 @@ def conclude(work: Work) -> Path:
         comparison.write_csv(told.compared, root / "compare.csv")
     if told.gates:
         made["gate"] = gates.table(told.gates)
+    if told.verdicts:
+        made["verdicts"] = verdicts.table(told.verdicts)
     made["cost"] = tables.cost_table(told.found)
     tables.write(made, over_seeds, root / "tables")
     picture = root / "figures" / "scores.svg"
@@ -94,6 +104,7 @@ def _summary(work: Work, told: Told) -> ExperimentSummary:
         ],
         compared=told.compared,
         gates=told.gates,
+        verdicts=told.verdicts,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from fedkim_core.experiment import forest, gates, summary, words
+from fedkim_core.experiment import forest, gates, summary, verdicts, words
 from fedkim_core.experiment.summary import MEAN, CellRun, Compared, ExperimentSummary, Score
 from fedkim_core.experiment.template import TEMPLATE
 from fedkim_core.report import charts, layout
@@ -38,6 +38,7 @@ def render(found: ExperimentSummary) -> str:
         single_tasks=sum(not c.is_mean and c.p is not None for c in found.compared),
         score_tables=_score_tables(found),
         gates=gates.table(found.gates) if found.gates else None,
+        verdicts=verdicts.table(found.verdicts) if found.verdicts else None,
         seeds=sorted({run.seed for run in found.runs}),
         runs={(run.cell, run.seed): run for run in found.runs},
         failed=[run for run in found.runs if run.state == "failed"],

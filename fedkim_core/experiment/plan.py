@@ -24,7 +24,18 @@ from fedkim_core.settings import Config
 MATRICES = CONF / "matrix"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """Of a cell; a folder is named after it."""
-Column = Literal["before", "extractor", "extractor_after", "injected"]
+Column = Literal[
+    "before",
+    "extractor",
+    "extractor_after",
+    "injected",
+    # Controls, of runs with evaluation.controls=true:
+    "blanked",
+    "shuffled",
+    "other_description",
+    "random_gate",
+    "labels_permuted",
+]
 
 
 class _Part(BaseModel):

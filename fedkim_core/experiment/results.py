@@ -91,9 +91,16 @@ def _estimates(summary: Summary) -> list[tuple[str, str, str, Estimate, Task]]:
     return [
         (name, column, metric, found, task)
         for name, task in summary.tasks.items()
-        for column in ("before", "extractor", "extractor_after", "injected")
-        for metric, found in (getattr(task, column) or {}).items()
+        for column, scores in _columns(task).items()
+        for metric, found in scores.items()
     ]
+
+
+def _columns(task: Task) -> dict[str, dict[str, Estimate]]:
+    own = {
+        c: getattr(task, c) or {} for c in ("before", "extractor", "extractor_after", "injected")
+    }
+    return own | task.controls
 
 
 def setting(config: Config, key: str) -> str | None:

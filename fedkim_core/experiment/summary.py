@@ -99,6 +99,17 @@ class CellGate(_Part):
     other_input: dict[int, float] = {}
 
 
+class CellVerdict(_Part):
+    """What the controls say of a cell's gain at a task, by seed."""
+
+    cell: str
+    task: str
+    verdicts: dict[int, str] = {}
+    """Of ``fedkim_core.prior.VERDICTS``."""
+    shares: dict[int, float] = {}
+    """Of the gain, how much is left with another patient's features; where there is a gain."""
+
+
 class ExperimentSummary(_Part):
     """``experiment.json``."""
 
@@ -116,6 +127,7 @@ class ExperimentSummary(_Part):
     scores: list[Score] = []
     compared: list[Compared] = []
     gates: list[CellGate] = []
+    verdicts: list[CellVerdict] = []
 
     def count(self, state: str) -> int:
         return sum(run.state == state for run in self.runs)

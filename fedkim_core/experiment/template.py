@@ -18,6 +18,7 @@ _ANSWER = """
 {% if by_task %}<li><a href="#by-task">By task</a></li>{% endif %}
 {% if score_tables %}<li><a href="#scores">Scores</a></li>{% endif %}
 {% if gates %}<li><a href="#gate">Gate</a></li>{% endif %}
+{% if verdicts %}<li><a href="#verdicts">Controls</a></li>{% endif %}
 <li><a href="#runs">Runs</a></li>
 {% if costs %}<li><a href="#cost">Cost</a></li>{% endif %}
 <li><a href="#reading">How to read this page</a></li>
@@ -149,23 +150,26 @@ _SCORES = """
 {% endif %}
 """
 
-_GATE = """
-{% if gates %}
-<section id="gate" aria-labelledby="gate-h">
-<h2 id="gate-h">{{ gates.title }}</h2>
-<p>{{ gates.note }}</p>
-<div class="wide" role="region" tabindex="0" aria-label="The gate by cell">
-<table class="pinned"><caption>{{ gates.title }}{{ " (synthetic data)" if synthetic }}.</caption>
+_PLAIN = """
+{% macro plain(id, table) %}
+<section id="{{ id }}" aria-labelledby="{{ id }}-h">
+<h2 id="{{ id }}-h">{{ table.title }}</h2>
+<p>{{ table.note }}</p>
+<div class="wide" role="region" tabindex="0" aria-label="{{ table.title }}">
+<table class="pinned"><caption>{{ table.title }}{{ " (synthetic data)" if synthetic }}.</caption>
 <thead><tr><th scope="col">Cell</th>
-{% for name in gates.header[1:] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in gates.rows %}
+{% for name in table.header[1:] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}
 <tr><th scope="row">{{ row[0] }}</th>
 {% for cell in row[1:] %}<td>{{ cell or ('<span class="na">n/a</span>' | safe) }}</td>{% endfor %}
 </tr>
 {% endfor %}</tbody></table></div>
 </section>
-{% endif %}
+{% endmacro %}
+{% if gates %}{{ plain("gate", gates) }}{% endif %}
+{% if verdicts %}{{ plain("verdicts", verdicts) }}{% endif %}
 """
+"""Tables that are texts already."""
 
 _RUNS = """
 <section id="runs" aria-labelledby="runs-h">
@@ -253,4 +257,4 @@ better than it is; read its interval with that in mind.</dd>
 </section>
 """
 
-TEMPLATE = _TASK_TABLE + _ANSWER + _RESULTS + _BY_TASK + _SCORES + _GATE + _RUNS + _COST + _READING
+TEMPLATE = _TASK_TABLE + _ANSWER + _RESULTS + _BY_TASK + _SCORES + _PLAIN + _RUNS + _COST + _READING

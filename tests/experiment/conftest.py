@@ -74,6 +74,8 @@ class Runs:
         """A word at which the user presses Ctrl-C."""
         self.strength: dict[str, float] = {}
         """How well a cell answers; one without leaves no answers."""
+        self.tasks: dict[int, dict[str, object]] = {}
+        """By seed, what else stands in the summary of every task."""
 
     def __call__(self, words: list[str], folder: Path, log: Path, watch: Watch) -> Outcome:
         self.asked.append(list(words))
@@ -88,9 +90,10 @@ class Runs:
             if word in words:
                 return Outcome(1, reason, 1.0)
         seed = next(int(w.removeprefix("seed=")) for w in words if w.startswith("seed="))
-        (folder / "summary.json").write_text(
-            json.dumps(summary(words, 0.7 + 0.1 * seed, ("covid19",) if self.strength else ()))
-        )
+        said = summary(words, 0.7 + 0.1 * seed, ("covid19",) if self.strength else ())
+        for task in said["tasks"].values():
+            task |= self.tasks.get(seed, {})
+        (folder / "summary.json").write_text(json.dumps(said))
         cell = folder.parent.name
         if cell in self.strength:
             write_answers(folder, seed, self.strength[cell])

@@ -1,0 +1,46 @@
+"""What is left of each gain when patients get each other's data, over the seeds of a cell."""
+
+import statistics
+from collections.abc import Sequence
+
+from fedkim_core.experiment.execute import Work
+from fedkim_core.experiment.summary import CellVerdict
+from fedkim_core.experiment.tables import Table
+from fedkim_core.prior import VERDICTS
+from fedkim_core.report.schema import read_summary
+
+NOTE = (
+    "In how many seeds the control with another patient's features came to each verdict "
+    "(docs/evaluation.md, Controls). Left: the share of the gain over the foundation model alone "
+    "that is there with another patient's features too; mean over the seeds that have a gain."
+)
+
+
+def collect(work: Work) -> list[CellVerdict]:
+    """Of every cell and task, from the summaries of finished runs that asked controls.
+
+    Raises:
+        UserError: a summary cannot be read.
+    """
+    found: dict[tuple[str, str], CellVerdict] = {}
+    for cell in work.experiment.cells:
+        if work.done(cell) is None:
+            continue
+        for name, task in read_summary(work.folder.run(cell)).tasks.items():
+            if task.language_prior is None:
+                continue
+            own = found.setdefault((cell.name, name), CellVerdict(cell=cell.name, task=name))
+            own.verdicts[cell.seed] = task.language_prior.verdict
+            if task.language_prior.share is not None:
+                own.shares[cell.seed] = task.language_prior.share
+    return list(found.values())
+
+
+def table(found: Sequence[CellVerdict]) -> Table:
+    header = ["", "task", *VERDICTS, "left"]
+    rows = []
+    for one in found:
+        counts = [list(one.verdicts.values()).count(verdict) for verdict in VERDICTS]
+        left = f"{statistics.mean(one.shares.values()):.2f}" if one.shares else ""
+        rows.append([one.cell, one.task, *map(str, counts), left])
+    return Table("What is left with another patient's features", header, rows, NOTE)
