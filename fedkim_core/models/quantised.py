@@ -4,7 +4,6 @@ The experts stay in float32; they are never merged into such weights, so the gat
 """
 
 import importlib.util
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +37,6 @@ def options(kind: str, dtype: torch.dtype, place: str | Mapping[str, Any]) -> di
             f"foundation.quantised={kind}: bitsandbytes is not installed; install "
             "'fedkim[quantised]'"
         )
-    # In 8 bits it says for every layer that inputs go through float16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     config = BitsAndBytesConfig(
         load_in_8bit=kind == "int8",
         load_in_4bit=kind == "nf4",
