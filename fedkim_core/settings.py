@@ -322,7 +322,7 @@ class EvaluationConfig(_Section):
     """Resamples (by patient) for the 95 % intervals."""
     max_new_tokens: Positive
     controls: bool = False
-    """Ask the injected model again with one thing spoilt (server_app/controls.py): about three
+    """Ask the injected model again with one thing spoilt (server_app/controls.py): about four
     times the test phase more. ``fedkim evaluate RUN --controls`` does it afterwards."""
     merge_experts: bool = True
     """Ask many alike questions with the experts merged into the frozen weights, where these are not

@@ -5,7 +5,7 @@ prove; docs/evaluation.md what each is for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedkim_core.settings import EvaluationConfig
 from server_app.evaluation import ask, unanswered
 
 BLANKED, OTHER_DESCRIPTION, RANDOM_GATE = "blanked", "other_description", "random_gate"
+NO_EXPERTS = "no_experts"
 
 
 def ask_controls(
@@ -31,7 +32,8 @@ def ask_controls(
 
     ``blanked``: no feature token at all. ``shuffled``: each patient with the features of another
     patient of the same task. With a gate also ``other_description``: the gate reads another
-    task's description, and ``random_gate``: expert weights drawn at random for each task.
+    task's description, ``random_gate``: expert weights drawn at random for each task, and
+    ``no_experts``: all weights 0.
     A task with one patient only has no ``shuffled``, a run of one task no ``other_description``.
     """
     answers = {BLANKED: _blanked(model, examples, config)}
@@ -46,8 +48,10 @@ def ask_controls(
         for task in _tasks(examples):
             rng = np.random.default_rng(derive(seed, RANDOM_GATE, task))
             alpha = torch.tensor(rng.dirichlet(np.ones(_experts(model))), dtype=torch.float32)
-            with _replaced(model, "gate", _FixedGate(alpha.to(model.foundation.device))):
+            with _fixed(model, alpha):
                 answers[RANDOM_GATE] |= ask(model, _of(task, examples), config)
+        with _fixed(model, torch.zeros(_experts(model))):
+            answers[NO_EXPERTS] = ask(model, examples, config)
     return answers
 
 
@@ -133,6 +137,11 @@ def _replaced(model: InjectedModel, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         setattr(model, name, own)
+
+
+def _fixed(model: InjectedModel, alpha: Tensor) -> AbstractContextManager[None]:
+    """Within this context every question has the expert weights ``alpha [P]``."""
+    return _replaced(model, "gate", _FixedGate(alpha.to(model.foundation.device)))
 
 
 class _NoTokens(nn.Module):

@@ -34,6 +34,7 @@ Column = Literal[
     "shuffled",
     "other_description",
     "random_gate",
+    "no_experts",
     "labels_permuted",
 ]
 

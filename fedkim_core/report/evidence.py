@@ -20,6 +20,7 @@ CONTROL_NAMES = {
     "blanked": "No data",
     "other_description": "Another task\N{RIGHT SINGLE QUOTATION MARK}s description",
     "random_gate": "Random gate",
+    "no_experts": "No expert",
     "labels_permuted": "True answers permuted",
 }
 MODELS: tuple[Column, ...] = ("extractor", "injected")

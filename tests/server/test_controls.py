@@ -63,7 +63,8 @@ def test_controls_answer_every_example_and_leave_the_model_alone(model: Injected
     before = ask(model, ROWS, CONFIG.evaluation)
     parts = (model.extractor, model.gate, model.cards)
     answers = ask_controls(model, ROWS, CONFIG.evaluation, seed=0)
-    assert list(answers) == ["blanked", "shuffled", "other_description", "random_gate"]
+    spoilt_gate = ["other_description", "random_gate", "no_experts"]
+    assert list(answers) == ["blanked", "shuffled", *spoilt_gate]
     for control in answers.values():
         assert sorted(control) == sorted(before)
         for task, said in control.items():
@@ -82,12 +83,21 @@ def test_each_control_spoils_what_it_should(model: InjectedModel) -> None:
     blanked = answers["blanked"]["covid19"].logits
     assert len(set(blanked)) == 1  # one question, no patient: one answer
     own = before["covid19"].logits
-    for control in ("shuffled", "other_description", "random_gate"):
+    for control in ("shuffled", "other_description", "random_gate", "no_experts"):
         assert answers[control]["covid19"].logits != own
     # The extractor's other task sees the same images, spoilt independently of this one.
     other = ask_controls(model, ROWS, CONFIG.evaluation, seed=1)
     assert other["random_gate"]["covid19"].logits != answers["random_gate"]["covid19"].logits
     assert other["blanked"] == answers["blanked"]
+
+
+def test_without_experts_the_adapter_is_off(model: InjectedModel) -> None:
+    answers = ask_controls(model, ROWS, CONFIG.evaluation, seed=0)["no_experts"]
+    with model.experts.disabled():  # as PEFT does it
+        off = ask(model, ROWS, CONFIG.evaluation)
+    for task, said in off.items():
+        assert answers[task].logits == pytest.approx(said.logits, abs=1e-5)
+        assert answers[task].texts == said.texts
 
 
 def test_without_a_gate_there_is_no_gate_to_spoil() -> None:

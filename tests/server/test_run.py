@@ -215,7 +215,7 @@ def test_controls_can_be_asked_afterwards(finished: Path, tmp_path: Path) -> Non
     assert {k: v for k, v in new.items() if k != "tasks"} == {
         k: v for k, v in old.items() if k != "tasks"
     }
-    controls = {"blanked", "shuffled", "other_description", "random_gate"}
+    controls = {"blanked", "shuffled", "other_description", "random_gate", "no_experts"}
     assert set(answers.read_frame(folder)["column"]) == controls | {
         "before",
         "extractor",
