@@ -39,14 +39,15 @@ class Told:
 
 def show(work: Work) -> Told:
     """Write ``experiment.json`` and the page, of as many runs as are done."""
-    found = results.collect(work)
+    runs = results.finished(work)
+    found = results.collect(runs, work.experiment)
     rows = tables.row_names(work.experiment.file, found)
     scored = tables.scores(found, rows)
     compared: list[Compared] = []
     if work.experiment.file.compare in rows:
         roles = dict(found.select("task", "role").iter_rows())
         compared = comparison.compare(work, rows, work.experiment.file.compare, roles)
-    told = Told(found, rows, scored, compared, gates.collect(work), verdicts.collect(work))
+    told = Told(found, rows, scored, compared, gates.collect(runs), verdicts.collect(runs))
     summary.write(_summary(work, told), work.folder.root)
     write_page(work.folder.root)
     return told

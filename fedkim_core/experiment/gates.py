@@ -5,10 +5,10 @@ from itertools import combinations
 
 import numpy as np
 
-from fedkim_core.experiment.execute import Work
+from fedkim_core.experiment.results import Finished
 from fedkim_core.experiment.summary import CellGate
 from fedkim_core.experiment.tables import Table
-from fedkim_core.report.schema import Gate, read_summary
+from fedkim_core.report.schema import Gate
 
 NOTE = (
     "Bits: mutual information between task and expert, 0 where all tasks use the experts alike. "
@@ -17,21 +17,15 @@ NOTE = (
 )
 
 
-def collect(work: Work) -> list[CellGate]:
-    """Of every cell with a gate, from the summaries of its finished runs.
-
-    Raises:
-        UserError: a summary cannot be read.
-    """
+def collect(runs: Sequence[Finished]) -> list[CellGate]:
+    """Of every cell with a gate."""
     found: dict[str, CellGate] = {}
-    for cell in work.experiment.cells:
-        if cell.config is None or work.done(cell) is None:
-            continue
-        gate = read_summary(work.folder.run(cell)).gate
+    for run in runs:
+        cell, gate = run.cell, run.summary.gate
         if gate is None:
             continue
         own = found.setdefault(cell.name, CellGate(cell=cell.name))
-        cards = cell.config.cards()
+        cards = run.config.cards()
         inputs = {task: frozenset(cards[task].modalities) - {"text"} for task in gate.tasks}
         own.bits[cell.seed] = gate.bits
         if gate.bits_trained is not None:

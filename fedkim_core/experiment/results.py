@@ -1,6 +1,8 @@
 """``results.parquet``: one line per run, task, column and metric of an experiment."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import polars as pl
 
 from fedkim_core.errors import UserError
 from fedkim_core.experiment.execute import Work
-from fedkim_core.experiment.plan import Cell
+from fedkim_core.experiment.plan import Cell, Experiment
 from fedkim_core.experiment.state import Ended
 from fedkim_core.report.parts import Estimate
 from fedkim_core.report.schema import Summary, Task, read_summary
@@ -39,34 +41,49 @@ SCHEMA = {
 }
 
 
-def collect(work: Work) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done, and what it says of itself."""
+
+    cell: Cell
+    config: Config
+    ended: Ended
+    summary: Summary
+
+
+def finished(work: Work) -> list[Finished]:
     """Read every finished run, in the order of the experiment's cells and seeds.
 
     One whose summary cannot be read counts as failed.
     """
-    rows: list[dict[str, Any]] = []
+    runs = []
     for cell in work.experiment.cells:
         ended = work.done(cell)
         if ended is not None and cell.config is not None:
             try:
-                rows += _rows(work, cell, cell.config, ended)
+                own = read_summary(work.folder.run(cell))
+                runs.append(Finished(cell, cell.config, ended, own))
             except UserError as error:
                 work.damage(cell, str(error))
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return runs
 
 
-def _rows(work: Work, cell: Cell, config: Config, ended: Ended) -> list[dict[str, Any]]:
-    summary = read_summary(work.folder.run(cell))
+def collect(runs: Sequence[Finished], experiment: Experiment) -> pl.DataFrame:
+    """Everything that runs of an experiment measured, with the columns of ``SCHEMA``."""
+    return pl.DataFrame([row for run in runs for row in _rows(run, experiment)], schema=SCHEMA)
+
+
+def _rows(run: Finished, experiment: Experiment) -> list[dict[str, Any]]:
     shared = {
-        "experiment": work.experiment.name,
-        "cell": cell.name,
-        "method": cell.method,
-        "seed": cell.seed,
-        "axis": setting(config, work.experiment.file.axis),
-        "seconds": ended.seconds,
-        "replayed": bool(ended.replayed),
-        "bytes": sum(x.bytes_down + x.bytes_up for x in summary.communication),
-        "key": ended.key,
+        "experiment": experiment.name,
+        "cell": run.cell.name,
+        "method": run.cell.method,
+        "seed": run.cell.seed,
+        "axis": setting(run.config, experiment.file.axis),
+        "seconds": run.ended.seconds,
+        "replayed": bool(run.ended.replayed),
+        "bytes": sum(x.bytes_down + x.bytes_up for x in run.summary.communication),
+        "key": run.ended.key,
     }
     return [
         {
@@ -83,7 +100,7 @@ def _rows(work: Work, cell: Cell, config: Config, ended: Ended) -> list[dict[str
             "positives": task.positives,
             "synthetic": task.synthetic,
         }
-        for name, column, metric, found, task in _estimates(summary)
+        for name, column, metric, found, task in _estimates(run.summary)
     ]
 
 

@@ -3,11 +3,10 @@
 import statistics
 from collections.abc import Sequence
 
-from fedkim_core.experiment.execute import Work
+from fedkim_core.experiment.results import Finished
 from fedkim_core.experiment.summary import CellVerdict
 from fedkim_core.experiment.tables import Table
 from fedkim_core.prior import VERDICTS
-from fedkim_core.report.schema import read_summary
 
 NOTE = (
     "In how many seeds the control with another patient's features came to each verdict "
@@ -16,17 +15,12 @@ NOTE = (
 )
 
 
-def collect(work: Work) -> list[CellVerdict]:
-    """Of every cell and task, from the summaries of finished runs that asked controls.
-
-    Raises:
-        UserError: a summary cannot be read.
-    """
+def collect(runs: Sequence[Finished]) -> list[CellVerdict]:
+    """Of every cell and task whose runs asked controls."""
     found: dict[tuple[str, str], CellVerdict] = {}
-    for cell in work.experiment.cells:
-        if work.done(cell) is None:
-            continue
-        for name, task in read_summary(work.folder.run(cell)).tasks.items():
+    for run in runs:
+        cell = run.cell
+        for name, task in run.summary.tasks.items():
             if task.language_prior is None:
                 continue
             own = found.setdefault((cell.name, name), CellVerdict(cell=cell.name, task=name))
