@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedkim_core.answers import Answers, Columns
-from fedkim_core.follows import follows
+from fedkim_core.follows import agreement, follows
 from fedkim_core.metrics import draw_free_text, draw_yes_no
 from fedkim_core.prior import LABELS_PERMUTED, SHUFFLED, language_prior, permuted_labels
 from fedkim_core.seeds import derive
@@ -113,6 +113,8 @@ def _entry(card: TaskCard, own: Mapping[str, Answers], bootstrap: int, seed: int
     }
     if card.answer == "yes_no":
         entry |= _yes_no_entry(own, bootstrap, seed)
+    if card.answer == "yes_no" and "injected" in own and "extractor" in own:
+        entry["agreement"] = agreement(own["injected"], own["extractor"])
     if "injected" in own and (sites := by_site(card, own["injected"], bootstrap, seed)):
         entry["sites"] = sites
     if "injected" in own and (groups := _by_groups(card, own["injected"], bootstrap, seed)):

@@ -1,4 +1,7 @@
-"""Which trained task an answer about an unseen one follows.
+"""Whose opinion an answer follows: the task's own head, or that of another trained task.
+
+Of a trained task :func:`agreement` says how nearly the model ranks patients as the federated head
+does that it learned from; the true answers take no part, so it moves less by chance than a score.
 
 Nobody trained the model on an unseen task, so what it says must come from what other tasks taught
 it. If its answers rank the patients as the head of a trained task does, they pass that head's
@@ -77,6 +80,22 @@ def follows(
         "auroc": drawn.metrics["auroc"],
         "difference": delong(labels, np.array(said.logits)[rows], stand_in, patients),
     }
+
+
+def agreement(said: Answers, head: Answers) -> float | None:
+    """Spearman's correlation between the model's logits and those of the task's own head.
+
+    None with fewer than :data:`FEWEST` patients, or where one of them says the same of all.
+
+    Raises:
+        ValueError: the two were not asked about the same examples in the same order.
+    """
+    if said.example_ids != head.example_ids:
+        raise ValueError("agreement: not the same examples")
+    if len(set(said.patients)) < FEWEST:
+        return None
+    found = _spearman(np.array(said.logits), np.array(head.logits))
+    return found if np.isfinite(found) else None
 
 
 def _of_same_patients(said: Answers, head: Answers) -> tuple[list[int], Floats]:

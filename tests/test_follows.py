@@ -1,4 +1,4 @@
-"""Which trained task an unseen one's answers follow, against scipy and scikit-learn."""
+"""Whose opinion answers follow, against scipy and scikit-learn."""
 
 import json
 
@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from fedkim_core.answers import Answers
 from fedkim_core.evidence import task_entries
-from fedkim_core.follows import FEWEST, follows
+from fedkim_core.follows import FEWEST, agreement, follows
 from fedkim_core.report.parts import Follows
 from fedkim_core.tasks import load_tasks
 from tests import drawn
@@ -83,6 +83,37 @@ def test_too_little_in_common_says_nothing(rng: np.random.Generator) -> None:
     assert follows(said, {}, bootstrap=0, seed=0) is None
     alike = answers(rng.normal(size=60), np.ones(60))
     assert follows(alike, {"a": said}, bootstrap=0, seed=0) is None
+
+
+def test_agreement_is_spearmans(rng: np.random.Generator) -> None:
+    labels = rng.random(50) < 0.5
+    opinion = rng.integers(0, 9, 50).astype(float)  # with ties
+    said, head = answers(opinion + rng.normal(size=50), labels), answers(opinion, labels)
+    want = spearmanr(said.logits, head.logits).statistic
+    assert agreement(said, head) == pytest.approx(want, abs=1e-12)
+    other = answers(opinion, ~labels)
+    assert agreement(said, other) == agreement(said, head)  # the true answers take no part
+    with pytest.raises(ValueError, match="not the same examples"):
+        agreement(said, answers(opinion, labels, first=1))
+
+
+def test_there_is_no_agreement_to_speak_of(rng: np.random.Generator) -> None:
+    labels = np.arange(60) % 2 == 0
+    said = answers(rng.normal(size=60), labels)
+    assert agreement(said, answers(np.zeros(60), labels)) is None
+    assert agreement(said, answers(np.full(60, np.nan), labels)) is None
+    few = answers(rng.normal(size=FEWEST - 1), labels[: FEWEST - 1])
+    assert agreement(few, few) is None
+
+
+def test_agreement_stands_in_the_summary_of_tasks_with_a_head() -> None:
+    cards = load_tasks()
+    columns = drawn.columns()
+    found = task_entries(columns, cards, bootstrap=20, seed=0, synthetic=True)
+    assert {n for n, entry in found.items() if "agreement" in entry} == set(columns["extractor"])
+    for name, head in columns["extractor"].items():
+        rank = spearmanr(columns["injected"][name].logits, head.logits).statistic
+        assert found[name]["agreement"] == pytest.approx(rank, abs=1e-12)
 
 
 def test_it_stands_in_the_summary_of_unseen_yes_no_tasks() -> None:

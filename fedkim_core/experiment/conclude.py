@@ -6,12 +6,13 @@ from pathlib import Path
 import polars as pl
 
 from fedkim_core import __version__
+from fedkim_core.experiment import agreements, figures, gates, results, summary, tables, verdicts
 from fedkim_core.experiment import compare as comparison
-from fedkim_core.experiment import figures, gates, results, summary, tables, verdicts
 from fedkim_core.experiment.execute import Work
 from fedkim_core.experiment.page import write_page
 from fedkim_core.experiment.plan import RowFile
 from fedkim_core.experiment.summary import (
+    CellAgreement,
     CellGate,
     CellRun,
     CellVerdict,
@@ -33,6 +34,7 @@ class Told:
     scored: pl.DataFrame
     """As :func:`fedkim_core.experiment.tables.scores` gives it."""
     compared: list[Compared]
+    agreements: list[CellAgreement]
     gates: list[CellGate]
     verdicts: list[CellVerdict]
 
@@ -47,7 +49,15 @@ def show(work: Work) -> Told:
     if work.experiment.file.compare in rows:
         roles = dict(found.select("task", "role").iter_rows())
         compared = comparison.compare(work, rows, work.experiment.file.compare, roles)
-    told = Told(found, rows, scored, compared, gates.collect(runs), verdicts.collect(runs))
+    told = Told(
+        found,
+        rows,
+        scored,
+        compared,
+        agreements.collect(runs),
+        gates.collect(runs),
+        verdicts.collect(runs),
+    )
     summary.write(_summary(work, told), work.folder.root)
     write_page(work.folder.root)
     return told
@@ -67,6 +77,8 @@ def conclude(work: Work) -> Path:
     if told.compared:
         made["compare"] = comparison.table(told.compared, file.compare)
         comparison.write_csv(told.compared, root / "compare.csv")
+    if told.agreements:
+        made["agreement"] = agreements.table(told.agreements)
     if told.gates:
         made["gate"] = gates.table(told.gates)
     if told.verdicts:
@@ -104,6 +116,7 @@ def _summary(work: Work, told: Told) -> ExperimentSummary:
             )
         ],
         compared=told.compared,
+        agreements=told.agreements,
         gates=told.gates,
         verdicts=told.verdicts,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from fedkim_core.experiment import forest, gates, summary, verdicts, words
+from fedkim_core.experiment import agreements, forest, gates, summary, verdicts, words
 from fedkim_core.experiment.summary import MEAN, CellRun, Compared, ExperimentSummary, Score
 from fedkim_core.experiment.template import TEMPLATE
 from fedkim_core.report import charts, layout
@@ -37,6 +37,7 @@ def render(found: ExperimentSummary) -> str:
         by_task=_by_task(found),
         single_tasks=sum(not c.is_mean and c.p is not None for c in found.compared),
         score_tables=_score_tables(found),
+        agreements=agreements.table(found.agreements) if found.agreements else None,
         gates=gates.table(found.gates) if found.gates else None,
         verdicts=verdicts.table(found.verdicts) if found.verdicts else None,
         seeds=sorted({run.seed for run in found.runs}),

@@ -99,6 +99,14 @@ class CellGate(_Part):
     other_input: dict[int, float] = {}
 
 
+class CellAgreement(_Part):
+    """How nearly a cell's injected model ranks patients as the head of a task does, by seed."""
+
+    cell: str
+    task: str
+    each: dict[int, float] = {}
+
+
 class CellVerdict(_Part):
     """What the controls say of a cell's gain at a task, by seed."""
 
@@ -126,6 +134,7 @@ class ExperimentSummary(_Part):
     runs: list[CellRun]
     scores: list[Score] = []
     compared: list[Compared] = []
+    agreements: list[CellAgreement] = []
     gates: list[CellGate] = []
     verdicts: list[CellVerdict] = []
 

@@ -17,6 +17,7 @@ _ANSWER = """
 <li><a href="#results">Results</a></li>
 {% if by_task %}<li><a href="#by-task">By task</a></li>{% endif %}
 {% if score_tables %}<li><a href="#scores">Scores</a></li>{% endif %}
+{% if agreements %}<li><a href="#agreement">Agreement</a></li>{% endif %}
 {% if gates %}<li><a href="#gate">Gate</a></li>{% endif %}
 {% if verdicts %}<li><a href="#verdicts">Controls</a></li>{% endif %}
 <li><a href="#runs">Runs</a></li>
@@ -166,6 +167,7 @@ _PLAIN = """
 {% endfor %}</tbody></table></div>
 </section>
 {% endmacro %}
+{% if agreements %}{{ plain("agreement", agreements) }}{% endif %}
 {% if gates %}{{ plain("gate", gates) }}{% endif %}
 {% if verdicts %}{{ plain("verdicts", verdicts) }}{% endif %}
 """

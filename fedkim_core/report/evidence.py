@@ -34,13 +34,19 @@ class Compared:
     metric: str
     before: Difference | None
     extractor: Difference | None
+    agreement: float | None
+    """Rank correlation with the answers of the head."""
 
 
 def comparisons(summary: Summary) -> list[Compared]:
     """Injected minus before and minus extractor; tasks without a comparison are left out."""
     rows = [
         Compared(
-            name, METRIC_NAMES[task.metrics[0]], *map(task.difference, ("before", "extractor"))
+            name,
+            METRIC_NAMES[task.metrics[0]],
+            task.difference("before"),
+            task.difference("extractor"),
+            task.agreement,
         )
         for name, task in summary.tasks.items()
     ]

@@ -24,15 +24,20 @@ called clear when its p-value, corrected after Holm for the number of tasks, lie
 {{- " (synthetic data)" if run.synthetic }}.</caption>
 <thead><tr><th scope="col">Task</th>
 <th scope="col">Injected &minus; before</th><th scope="col">p</th>
-<th scope="col">Injected &minus; extractor</th><th scope="col">p</th></tr></thead>
+<th scope="col">Injected &minus; extractor</th><th scope="col">p</th>
+<th class="num" scope="col">Agreement</th></tr></thead>
 <tbody>{% for row in compared %}
 <tr><th scope="row">{{ row.task | spaced }}<span class="what">{{ row.metric }}</span></th>
 <td class="score">{{ difference(row.before) }}</td>
 <td class="score">{{ chance_of(row.before) }}</td>
 <td class="score">{{ difference(row.extractor) }}</td>
-<td class="score">{{ chance_of(row.extractor) }}</td></tr>
+<td class="score">{{ chance_of(row.extractor) }}</td>
+<td class="num">{% if row.agreement is not none %}{{ row.agreement | signed }}
+{% else %}<span class="na">n/a</span>{% endif %}</td></tr>
 {% endfor %}</tbody></table></div>
-<p class="soft">Without an extractor head (unseen tasks) there is nothing to compare with: n/a.</p>
+<p class="soft">Agreement: rank correlation between what the injected model and the head
+of the extractor say of the same patients, 1 where they rank them alike. Without one (unseen
+tasks) there is nothing to compare with: n/a.</p>
 </section>
 {% endif %}
 """

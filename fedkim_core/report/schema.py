@@ -58,6 +58,8 @@ class Task(_Part):
     """By sex and by age band."""
     controls: dict[str, dict[str, Estimate]] = {}
     language_prior: LanguagePrior | None = None
+    agreement: float | None = None
+    """Rank correlation of the injected model's answers with those of the task's own head."""
     follows: Follows | None = None
     """Of an unseen task with answers of yes and no."""
 
