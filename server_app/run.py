@@ -20,6 +20,7 @@ from fedkim_core.data.examples import Example
 from fedkim_core.data.network import SERVER_SETS, prepare
 from fedkim_core.errors import UserError
 from fedkim_core.exchange import Arrays, Contract
+from fedkim_core.follows import agreement
 from fedkim_core.local_optimisers import at_round
 from fedkim_core.metrics import Scores
 from fedkim_core.report import write_report
@@ -81,7 +82,8 @@ class Run:
             """Rounds that are finished."""
             if begun is not None:
                 self._go_on(begun)
-        self._validated: dict[str, Scores] = {}
+        self._heads: dict[str, Answers] = {}
+        """What the heads of the round say of the validation set."""
 
     def execute(self, grid: Grid) -> Path:
         """Run on ``grid``, which a replay does not use; returns the path of ``summary.json``."""
@@ -210,10 +212,9 @@ class Run:
         self.federated = model.extractor.arrays()
         if self._looked_at(round):
             with self.recorder.phase("validate", round):
-                heads = ask_heads(
+                self._heads = ask_heads(
                     model.extractor, self.sets["validation"], config.evaluation.batch_size
                 )
-                self._validated = self._score(heads, bootstrap=0)
         if config.injector.enabled:
             with self.recorder.phase("inject", round):
                 self.injector.inject(
@@ -256,9 +257,11 @@ class Run:
     def _validate(self, round: int) -> None:
         """One line of ``metrics.jsonl`` per task: validation set, and each site's own."""
         trained = [e for e in self.sets["validation"] if e.task in self.model.extractor.heads]
-        injected = self._score(ask_injected(self.config, self.model, trained), bootstrap=0)
+        said = ask_injected(self.config, self.model, trained)
+        injected, heads = (self._score(given, bootstrap=0) for given in (said, self._heads))
+        scored = heads | injected
         for task, card in self.model.cards.items():
-            if task not in injected and task not in self._validated:
+            if task not in scored:
                 continue
             sites = {
                 site: {
@@ -269,21 +272,22 @@ class Run:
                 for site, metrics in sorted(self.strategy.losses.items())
                 if f"loss.{task}" in metrics
             }
-            heads = self._validated.get(task)
+            both = task in said and task in self._heads
             line: dict[str, Any] = {
                 "round": round,
                 "task": task,
                 "role": card.role,
-                "extractor": points(heads) if heads else None,
+                "extractor": points(heads[task]) if task in heads else None,
                 "injected": points(injected[task]) if task in injected else None,
+                "agreement": agreement(said[task], self._heads[task]) if both else None,
                 "sites": sites,
                 "left_out": self.recorder.count_left_out(round),
             }
             self.recorder.metrics(line)
-            self._tell(round, task, injected.get(task) or self._validated[task])
-        scored = injected or self._validated
+            self._tell(round, task, scored[task])
         metric = self.config.evaluation.best
-        values = [s.metrics[metric]["value"] for s in scored.values() if metric in s.metrics]
+        judged = injected or heads
+        values = [s.metrics[metric]["value"] for s in judged.values() if metric in s.metrics]
         value = sum(values) / max(len(values), 1)
         if values and (self.best is None or value > self.best["value"]):
             self.best = {"round": round, "metric": metric, "value": value}

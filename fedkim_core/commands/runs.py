@@ -143,13 +143,16 @@ def tune(
     seeds: Annotated[
         str | None, typer.Option(help="Judge a trial by its mean over runs with these, e.g. 0,1,2.")
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="auroc, or agreement with the federated heads (no label decides).")
+    ] = "auroc",
 ) -> None:
     """Search for settings that do well on the validation set.
 
     Choices (`a,b`), `range(...)` and `interval(...)` are searched, in Hydra's grammar; choices
-    alone are a grid. What is maximised is the mean validation AUROC of the trained tasks; the
-    test set decides nothing. After Ctrl-C the same command goes on. Leaves `best.yaml`, a file for
-    conf/experiment.
+    alone are a grid. What is maximised is the mean validation AUROC of the trained tasks, or how
+    nearly the injected model says what the heads say; the test set decides nothing. After Ctrl-C
+    the same command goes on. Leaves `best.yaml`, a file for conf/experiment.
 
     Example:
 
@@ -171,6 +174,7 @@ def tune(
             seed=seed,
             prune=prune,
             seeds=seeds,
+            by=by,
             console=terminal(),
         )
     )

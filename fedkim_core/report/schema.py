@@ -177,6 +177,8 @@ class Row(_Part):
     role: Literal["train", "unseen"]
     extractor: dict[str, float] | None = None
     injected: dict[str, float] | None = None
+    agreement: float | None = None
+    """As of :class:`Task`, on the validation set; older runs lack it."""
     sites: dict[str, SiteRound] = {}
 
 

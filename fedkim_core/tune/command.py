@@ -23,6 +23,7 @@ def run(
     seed: int,
     prune: bool,
     seeds: str | None = None,
+    by: str = "auroc",
     console: Console,
 ) -> int:
     """Search; returns the exit code.
@@ -31,7 +32,7 @@ def run(
         UserError: what is to be searched, or the folder, is wrong.
     """
     space, runs = parse(overrides), read_seeds(seeds)
-    search = Search(space, out.absolute(), seed=seed, prune=prune, seeds=runs)
+    search = Search(space, out.absolute(), seed=seed, prune=prune, seeds=runs, by=by)
     try:
         search.run(trials, console)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.trial import FrozenTrial, TrialState
 
 from fedkim_core.paths import CONF
-from fedkim_core.tune.search import Search
+from fedkim_core.tune.search import JUDGES, Search
 
 
 def conclude(search: Search) -> list[Path]:
@@ -44,8 +44,8 @@ def _best(search: Search) -> Path:
     path = search.root / "best.yaml"
     head = (
         "# @package _global_\n"
-        f"# Trial {best.number} of {len(search.trials())}: mean validation AUROC of the trained "
-        f"tasks {best.value:.4f}.\n"
+        f"# Trial {best.number} of {len(search.trials())}: "
+        f"{JUDGES[search.by][0]} {best.value:.4f}.\n"
         "# Copy to conf/experiment/NAME.yaml, then: fedkim run experiment=NAME\n"
     )
     settings = experiment(search.space.words(best.params))

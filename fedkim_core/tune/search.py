@@ -7,7 +7,7 @@ was interrupted goes on. The test set decides nothing here.
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -27,7 +27,7 @@ from fedkim_core.errors import UserError
 from fedkim_core.experiment.child import run_child
 from fedkim_core.experiment.plan import Cell
 from fedkim_core.progress import Progress
-from fedkim_core.report.schema import read_rows
+from fedkim_core.report.schema import Row, read_rows
 from fedkim_core.runner import OK, quoted
 from fedkim_core.seeds import derive
 from fedkim_core.superlink import RunFailure
@@ -40,6 +40,11 @@ TRIALS = 20
 """Unless more or fewer are asked for; a grid is always tried whole."""
 STRIDE = 100_000
 """Between the rounds of a trial's runs, as Optuna counts its steps."""
+JUDGES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+    "auroc": ("mean validation AUROC of the trained tasks", lambda row: _auroc(row)),
+    "agreement": ("mean agreement with the heads on the validation set", lambda row: row.agreement),
+}
+"""What a trial can be judged by: in words, and of one task after one round."""
 STARTUP = 4
 """Trials that no other can have pruned: there is too little to compare with."""
 
@@ -54,9 +59,11 @@ class Search:
         prune: stop a trial whose score after a round is below the median of the others.
         seeds: of the runs; a trial is a run with each, judged by their mean. None: one run, with
             the seed of its settings.
+        by: one of :data:`JUDGES`.
 
     Raises:
-        UserError: the folder holds another search, or a value in it does not make a configuration.
+        UserError: the folder holds another search, a value in it does not make a configuration, or
+            ``by`` cannot judge it.
     """
 
     def __init__(
@@ -67,8 +74,11 @@ class Search:
         seed: int,
         prune: bool,
         seeds: Sequence[int] | None = None,
+        by: str = "auroc",
     ) -> None:
-        self.space, self.root, self.seeds = space, root, seeds
+        self.space, self.root, self.seeds, self.by = space, root, seeds, by
+        if by not in JUDGES:
+            raise UserError(f"--by {by}: give one of {', '.join(JUDGES)}")
         if seeds and any(word.partition("=")[0] == "seed" for word in space.words(space.first())):
             raise UserError("--seeds and seed=...: give one of them")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -96,16 +106,25 @@ class Search:
     def _check_choices(self) -> None:
         """Each choice by itself, and both ends of each interval."""
         first = self.space.first()
+        own = _federation(self.space.words(first))
         for dimension in self.space.dimensions:
             for value in dimension.ends:
-                compose(self.space.words({**first, dimension.key: value}))
+                key = _federation(self.space.words({**first, dimension.key: value}))
+                if self.by == "agreement" and (key is None or key != own):
+                    raise UserError(
+                        f"--by agreement: {dimension.key}={value} is another federation, and it is "
+                        "easy to agree with heads that know nothing; search what the server alone "
+                        "does (injector.*, foundation), or leave out --by"
+                    )
 
     def _claim(self) -> None:
         wanted = {
             "fixed": list(self.space.fixed),
             "searched": [str(d) for d in self.space.dimensions],
             "code": guard.code_digest(),
-            "seeds": list(self.seeds or ()),  # which searches of older code do not name
+            # Which searches of older code do not name.
+            "seeds": list(self.seeds or ()),
+            "by": self.by,
         }
         known = self.study.user_attrs.get("search")
         if known is None:
@@ -190,7 +209,7 @@ class Search:
         else:
             state, value = TrialState.COMPLETE, statistics.fmean(values)
             each = f" ({', '.join(f'{value:.4f}' for value in values)})" if self.seeds else ""
-            result = f"mean validation AUROC of trained tasks {value:.4f}{each}"
+            result = f"{JUDGES[self.by][0]} {value:.4f}{each}"
         spent = time.monotonic() - began
         trial.set_user_attr("seconds", round(spent, 1))
         self.study.tell(trial, value, state)
@@ -209,7 +228,7 @@ class Search:
             nonlocal seen
             while seen < len(progress.round_seconds):
                 seen += 1
-                score = objective(folder, seen)
+                score = objective(folder, seen, self.by)
                 if score is not None:
                     # Compared with what others had after the same round of the same seed.
                     trial.report(score, place * STRIDE + seen)
@@ -222,16 +241,16 @@ class Search:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if outcome.stopped:
             raise optuna.TrialPruned(f"stopped after round {seen}, others did better by then")
-        value = objective(folder) if outcome.code == OK else None
+        value = objective(folder, by=self.by) if outcome.code == OK else None
         if value is None:
-            unknown = "no AUROC of a trained task on the validation set"
+            unknown = f"no {JUDGES[self.by][0]}"
             raise RunFailure(outcome.reason or unknown)
         return value
 
     def _sharing(self, trial: Trial, folder: Path, words: list[str]) -> list[str]:
         """Runs that differ in the server's part alone share one federation."""
         groups = {d.key.partition(".")[0] for d in self.space.dimensions}
-        key = Cell("trial", "trial", 0, tuple(words), compose(words)).federation_key
+        key = _federation(words)
         if key is None or not groups & {"injector", "foundation", "evaluation"}:
             return []
         for other in self.trials(TrialState.COMPLETE):
@@ -243,23 +262,33 @@ class Search:
         return ["federation.record=true"]
 
 
-def objective(folder: Path, round: int | None = None) -> float | None:
-    """Mean validation AUROC of the trained tasks after ``round`` (default: the last one).
+def objective(folder: Path, round: int | None = None, by: str = "auroc") -> float | None:
+    """Mean over the trained tasks of what ``by`` names, after ``round`` (default: the last one).
 
-    Of the injected model, or of the extractor where nothing is injected; None without any AUROC, as
-    long as no round was looked at (``evaluation.every``).
+    None where no task has it, as long as no round was looked at (``evaluation.every``).
     """
     if not (folder / "metrics.jsonl").is_file():
         return None
     rows, _ = read_rows(folder)
     last = round or max((row.round for row in rows), default=0)
-    values = [
-        scores["auroc"]
-        for row in rows
-        if row.round == last and row.role == "train"
-        if "auroc" in (scores := row.injected or row.extractor or {})
-    ]
+    judge = JUDGES[by][1]
+    judged = [judge(row) for row in rows if row.round == last and row.role == "train"]
+    values = [value for value in judged if value is not None]
     return statistics.fmean(values) if values else None
+
+
+def _auroc(row: Row) -> float | None:
+    """Of the injected model, or of the extractor where nothing is injected."""
+    return (row.injected or row.extractor or {}).get("auroc")
+
+
+def _federation(words: list[str]) -> str | None:
+    """What settings that share a federation have in common; None where none can be shared.
+
+    Raises:
+        UserError: they do not make a configuration.
+    """
+    return Cell("trial", "trial", 0, tuple(words), compose(words)).federation_key
 
 
 def _distributions(space: Space) -> dict[str, BaseDistribution]:

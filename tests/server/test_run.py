@@ -12,7 +12,7 @@ from flwr.app import Error, Message, MessageType
 from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedkim_core import answers
+from fedkim_core import answers, follows
 from fedkim_core import config as configuration
 from fedkim_core.errors import UserError
 from fedkim_core.tasks import load_tasks
@@ -152,11 +152,26 @@ def test_metrics_have_a_line_per_round_and_trained_task(finished: Path) -> None:
     for line in lines:
         assert line["injected"].keys() <= set(load_tasks()[line["task"]].metrics)
         assert line["extractor"]
+        assert line["agreement"] is None  # of too few patients to speak of
         assert line["sites"]
         for site in line["sites"].values():
             assert site["examples"] > 0
             assert math.isfinite(site["loss"])
             assert site["auroc"] is None or 0 <= site["auroc"] <= 1
+
+
+def test_agreement_is_that_of_the_checkpoint_on_the_validation_set(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follows, "FEWEST", 2)
+    folder = tmp_path / "run"
+    run(network, folder, "tasks=[lung_opacity,covid19]", "evaluation.every=2")
+    asked = json.loads(evaluate_run(folder, "validation").read_text())["tasks"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in lines] == ["covid19", "lung_opacity"]
+    for line in lines:
+        assert line["agreement"] == pytest.approx(asked[line["task"]]["agreement"])
+        assert abs(line["agreement"]) <= 1
 
 
 def test_events_begin_and_end(finished: Path) -> None:

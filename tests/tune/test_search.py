@@ -52,7 +52,13 @@ class Runs:
         for round in (1, 2):
             score = self.score(words) - 0.05 * (2 - round)
             lines = [
-                {"round": round, "task": "a", "role": "train", "injected": {"auroc": score}},
+                {
+                    "round": round,
+                    "task": "a",
+                    "role": "train",
+                    "injected": {"auroc": score},
+                    "agreement": 1 - score,
+                },
                 # Neither another task's role nor another metric counts.
                 {"round": round, "task": "b", "role": "unseen", "injected": {"auroc": 0.0}},
                 {"round": round, "task": "c", "role": "train", "injected": {"f1": 0.0}},
@@ -106,6 +112,34 @@ def test_a_grid_is_made_once_and_its_best_is_an_experiment(
     fixed = ["experiment=quick", "strategy=fedprox"]
     wanted = compose([*fixed, "strategy.proximal_mu=0.01", "injector.rank=4"])
     assert compose(["experiment=found"]) == wanted
+
+
+def test_agreement_judges_what_shares_a_federation(runs: Runs, tmp_path: Path) -> None:
+    words = ["injector.rank=2,4,6", "seed=0"]
+    code, shown = tune(words, tmp_path / "a", by="agreement")
+    assert code == OK
+    made = [float(row["value"]) for row in rows(tmp_path / "a")]
+    assert made == pytest.approx([1 - runs.score(asked) for asked in runs.asked])
+    assert "mean agreement with the heads on the validation set" in shown
+    assert "# Trial" in (best := (tmp_path / "a" / "best.yaml").read_text())
+    assert "agreement" in best
+    with pytest.raises(UserError, match="holds another search"):
+        tune(words, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["rounds=1,2"], ["injector.train_encoders=true,false"], ["strategy=fedavg,fedprox"]],
+)
+def test_agreement_cannot_judge_other_heads(tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"--by agreement: \S+ is another federation"):
+        tune(words, tmp_path / "out", by="agreement")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_judge_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--by f1: give one of auroc, agreement"):
+        tune(["injector.rank=2,4"], tmp_path / "out", by="f1")
 
 
 def test_a_search_comes_near_and_goes_on(runs: Runs, tmp_path: Path) -> None:
