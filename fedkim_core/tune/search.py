@@ -40,13 +40,20 @@ TRIALS = 20
 """Unless more or fewer are asked for; a grid is always tried whole."""
 STRIDE = 100_000
 """Between the rounds of a trial's runs, as Optuna counts its steps."""
+STARTUP = 4
+"""Trials that no other can have pruned: there is too little to compare with."""
+
+
+def _auroc(row: Row) -> float | None:
+    """Of the injected model, or of the extractor where nothing is injected."""
+    return (row.injected or row.extractor or {}).get("auroc")
+
+
 JUDGES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-    "auroc": ("mean validation AUROC of the trained tasks", lambda row: _auroc(row)),
+    "auroc": ("mean validation AUROC of the trained tasks", _auroc),
     "agreement": ("mean agreement with the heads on the validation set", lambda row: row.agreement),
 }
 """What a trial can be judged by: in words, and of one task after one round."""
-STARTUP = 4
-"""Trials that no other can have pruned: there is too little to compare with."""
 
 
 class Search:
@@ -275,11 +282,6 @@ def objective(folder: Path, round: int | None = None, by: str = "auroc") -> floa
     judged = [judge(row) for row in rows if row.round == last and row.role == "train"]
     values = [value for value in judged if value is not None]
     return statistics.fmean(values) if values else None
-
-
-def _auroc(row: Row) -> float | None:
-    """Of the injected model, or of the extractor where nothing is injected."""
-    return (row.injected or row.extractor or {}).get("auroc")
 
 
 def _federation(words: list[str]) -> str | None:
