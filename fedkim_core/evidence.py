@@ -113,8 +113,8 @@ def _entry(card: TaskCard, own: Mapping[str, Answers], bootstrap: int, seed: int
     }
     if card.answer == "yes_no":
         entry |= _yes_no_entry(own, bootstrap, seed)
-    if card.answer == "yes_no" and "injected" in own and "extractor" in own:
-        entry["agreement"] = agreement(own["injected"], own["extractor"])
+        if "injected" in own and "extractor" in own:
+            entry["agreement"] = agreement(own["injected"], own["extractor"])
     if "injected" in own and (sites := by_site(card, own["injected"], bootstrap, seed)):
         entry["sites"] = sites
     if "injected" in own and (groups := _by_groups(card, own["injected"], bootstrap, seed)):

@@ -1,11 +1,11 @@
 """How nearly each cell's injected model says what the federated heads say, over seeds."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fedkim_core.experiment.results import Finished
 from fedkim_core.experiment.summary import CellAgreement
-from fedkim_core.experiment.tables import Table
+from fedkim_core.experiment.tables import Table, spread
 
 NOTE = (
     "Rank correlation between what the injected model and the task's own federated head say of the "
@@ -34,13 +34,6 @@ def table(found: Sequence[CellAgreement]) -> Table:
         own = {one.task: one.each for one in found if one.cell == cell}
         whole = set.intersection(*(set(own.get(task, {})) for task in tasks))
         means = {seed: statistics.mean(own[task][seed] for task in tasks) for seed in whole}
-        rows.append([cell, *(_cell(own.get(task, {})) for task in tasks), _cell(means)])
+        columns = [*(own.get(task, {}) for task in tasks), means]
+        rows.append([cell, *(spread(each.values(), 3) for each in columns)])
     return Table("Agreement with the heads", ["", *tasks, "mean"], rows, NOTE)
-
-
-def _cell(each: Mapping[int, float]) -> str:
-    values = list(each.values())
-    if not values:
-        return ""
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"

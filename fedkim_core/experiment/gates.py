@@ -7,7 +7,7 @@ import numpy as np
 
 from fedkim_core.experiment.results import Finished
 from fedkim_core.experiment.summary import CellGate
-from fedkim_core.experiment.tables import Table
+from fedkim_core.experiment.tables import Table, spread
 from fedkim_core.report.schema import Gate
 
 NOTE = (
@@ -61,5 +61,4 @@ def _cell(each: Mapping[int, float]) -> str:
     values = [max(value, 0.0) + 0.0 for value in each.values()]  # no "-0.00"
     if not values:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread} ({min(values):.2f} to {max(values):.2f})"
+    return f"{spread(values, 2)} ({min(values):.2f} to {max(values):.2f})"

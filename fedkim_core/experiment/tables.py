@@ -5,6 +5,8 @@ everything is done again; the 95 % interval over patients says how exactly one r
 Neither holds the other.
 """
 
+import statistics
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +100,14 @@ def over_seeds(scored: pl.DataFrame) -> pl.DataFrame:
         pl.col("high").mean(),
         pl.col("n").max(),
     )
+
+
+def spread(values: Collection[float], digits: int) -> str:
+    """Mean ± standard deviation over seeds; the mean alone of one, nothing of none."""
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def score_tables(summary: pl.DataFrame, *, synthetic: bool) -> dict[str, Table]:

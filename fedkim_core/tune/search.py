@@ -117,9 +117,11 @@ class Search:
         for dimension in self.space.dimensions:
             for value in dimension.ends:
                 key = _federation(self.space.words({**first, dimension.key: value}))
-                if self.by == "agreement" and (key is None or key != own):
+                if self.by == "agreement" and (own is None or key != own):
+                    # None: injection feeds back to the sites, whatever else is searched.
+                    word = f"{dimension.key}={value}" if own else "injector.train_encoders=true"
                     raise UserError(
-                        f"--by agreement: {dimension.key}={value} is another federation, and it is "
+                        f"--by agreement: {word} is another federation, and it is "
                         "easy to agree with heads that know nothing; search what the server alone "
                         "does (injector.*, foundation), or leave out --by"
                     )

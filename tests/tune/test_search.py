@@ -137,6 +137,12 @@ def test_agreement_cannot_judge_other_heads(tmp_path: Path, words: list[str]) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_agreement_names_the_setting_by_which_sites_notice_the_injection(tmp_path: Path) -> None:
+    words = ["injector.rank=2,4", "injector.train_encoders=true"]
+    with pytest.raises(UserError, match=r"injector\.train_encoders=true is another federation"):
+        tune(words, tmp_path / "out", by="agreement")
+
+
 def test_an_unknown_judge_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--by f1: give one of auroc, agreement"):
         tune(["injector.rank=2,4"], tmp_path / "out", by="f1")
